@@ -1,0 +1,1 @@
+"""everturn: durable sessions for AI agents."""

@@ -1,0 +1,1 @@
+"""Decisions: what may happen. Pure functions and tables; nothing here waits."""

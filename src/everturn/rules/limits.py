@@ -1,0 +1,100 @@
+"""Every bound, with its unit, its reason, and its relation to the others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# --- records (wire-protocol §6.4, chat-agent §1.5) -----------------------------------------
+#: Metered size of one stored record; the original's cap, which its clients know.
+RECORD_BYTES_MAX: Final = 1 * MIB
+#: A chunk leaves room for its envelope.
+CHUNK_BYTES_MAX: Final = RECORD_BYTES_MAX - 1024
+#: Records of one append (S2 has the same bound).
+BATCH_RECORDS_MAX: Final = 1000
+#: Bytes handed to a reader at once, so that one slow reader cannot hold megabytes.
+READ_BYTES_MAX: Final = 1 * MIB
+READ_RECORDS_MAX: Final = 1000
+PART_ID_CHARS_MAX: Final = 256
+
+# --- HTTP bodies (wire-protocol §4, §5, §9) -------------------------------------------------
+APPEND_BODY_BYTES_MAX: Final = 1 * MIB
+CREATE_BODY_BYTES_MAX: Final = 1 * MIB  # rulings §4.3; the original's 32 KiB breaks head starts
+UPDATE_BODY_BYTES_MAX: Final = 32 * KIB
+SMALL_BODY_BYTES_MAX: Final = 1 * KIB
+WAIT_BODY_BYTES_MAX: Final = 10 * KIB
+TRIGGER_BODY_BYTES_MAX: Final = 3 * MIB
+SNAPSHOT_BODY_BYTES_MAX: Final = 64 * MIB
+HEADER_BYTES_MAX: Final = 64 * KIB
+
+# --- sessions -------------------------------------------------------------------------------
+EXTERNAL_ID_CHARS_MAX: Final = 256
+TASK_ID_CHARS_MAX: Final = 128
+SESSION_TYPE_CHARS_MAX: Final = 64
+SESSION_TAGS_MAX: Final = 10
+RUN_TAGS_MAX: Final = 10
+CONFIG_TAGS_MAX: Final = 5
+TAG_CHARS_MAX: Final = 128
+CLOSE_REASON_CHARS_MAX: Final = 256
+CONTINUE_REASON_CHARS_MAX: Final = 64
+PAGE_SIZE_MAX: Final = 100
+SESSIONS_PAGE_SIZE: Final = 20
+RUNS_PAGE_SIZE: Final = 25
+METADATA_BYTES_MAX: Final = 256 * KIB
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 2048
+OUTPUT_BYTES_MAX: Final = 10 * MIB
+
+# --- SSE (wire-protocol §5.3) ---------------------------------------------------------------
+SSE_TIMEOUT_S_DEFAULT: Final = 60
+SSE_TIMEOUT_S_MAX: Final = 600
+PING_S_MIN: Final = 5.0
+PING_S_MAX: Final = 15.0
+
+# --- leases (rulings §2.6) ------------------------------------------------------------------
+LEASE_MS: Final = 30_000
+HEARTBEAT_MS: Final = 10_000
+assert HEARTBEAT_MS * 3 <= LEASE_MS, "a worker may miss two heartbeats"
+#: A worker stops its work this long before the server may give it to somebody else.
+LEASE_MARGIN_MS: Final = 5_000
+assert LEASE_MARGIN_MS < LEASE_MS - 2 * HEARTBEAT_MS
+#: A claimed run that no worker confirmed within this time is queued again.
+START_MS_MAX: Final = 10_000
+assert START_MS_MAX < LEASE_MS
+#: How long a lost link may take to come back before its runs are given away.
+LINK_GRACE_MS: Final = 3_000
+assert LINK_GRACE_MS < LEASE_MS
+SWEEP_MS: Final = 2_000
+#: A session run that no worker of its version can claim moves to the newest version.
+VERSION_WAIT_MS: Final = 5_000
+#: Deaths of the process in a row, without a committed turn between, that end a run.
+INTERRUPTIONS_MAX: Final = 3
+DRAIN_S: Final = 20.0
+ATTEMPTS_MAX: Final = 250
+
+# --- the link (rulings §3) ------------------------------------------------------------------
+LINK_SLICE_BYTES_MAX: Final = 64 * KIB
+#: Bytes a run may have sent without an acknowledgement; past it the writer waits.
+RUN_WINDOW_BYTES: Final = 256 * KIB
+LINK_MESSAGE_BYTES_MAX: Final = 16 * MIB
+assert RECORD_BYTES_MAX * 2 < LINK_MESSAGE_BYTES_MAX
+
+# --- tokens ---------------------------------------------------------------------------------
+TOKEN_S_DEFAULT: Final = 15 * 60
+SESSION_TOKEN_S: Final = 3600
+TOKEN_S_MAX: Final = 30 * 24 * 3600
+REVOKED_KEY_GRACE_MS: Final = 24 * 3600 * 1000
+
+# --- chat (chat-agent §1.5) -----------------------------------------------------------------
+MAX_TURNS: Final = 100
+TURN_TIMEOUT_S: Final = 3600.0
+IDLE_TIMEOUT_S: Final = 30.0
+CAPTURE_S_MAX: Final = 2.0
+DEFERRED_S_MAX: Final = 5.0
+HANDOVER_WAIT_S: Final = 60.0
+DEDUPE_WINDOW: Final = 5000
+#: `.in` keeps this many decided records below the committed cursor (rulings §1.17).
+INPUT_KEPT: Final = 10_000
+#: Deleted bytes stay readable this long for the dashboard and audits (`includeTrimmed`).
+RETENTION_MS: Final = 7 * 24 * 3600 * 1000

@@ -1,0 +1,1 @@
+"""Memory: what must outlive a process. Ports say what engines promise; folders are engines."""

@@ -1,0 +1,586 @@
+"""The port of state: sessions, runs, queues, workers, keys. Not on the path of a chunk.
+
+Every verb is one transaction: it happens whole and durably, or not at all. Verbs that change a
+run are guarded: they name the fence they act under (or None for the server's own decisions) and
+change nothing when the run has moved on, answering None or False instead of raising. Legal moves
+are `rules/run_states.TRANSITIONS`; an engine uses `run_states.sources(event)` in its guards.
+
+Rows handed out are snapshots, frozen. Times are milliseconds since the epoch, and always handed
+in by the caller. Environment ids are checked by every verb that takes one: a row of another
+environment is as if it did not exist (P-12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import msgspec
+
+from everturn.protocol.records import InputCursor
+from everturn.rules.run_states import RunEvent, RunState
+
+T = TypeVar("T")
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    id: str  # cuid without prefix: it is the `sub` of tokens
+    slug: str  # dev | prod | staging | preview/<branch>
+    created_at_ms: int
+
+    @property
+    def type(self) -> str:
+        """dev, prod, stg or preview: the middle of its keys (`tr_<type>_…`)."""
+        return self.slug.partition("/")[0]
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret key at rest: the plain text is only in `ciphertext` (rulings §4.1)."""
+
+    id: str
+    environment_id: str
+    sha256: str
+    ciphertext: bytes
+    hint: str  # the first characters, for lists: "tr_dev_ab…"
+    created_at_ms: int
+    revoked_at_ms: int | None = None
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    id: str  # session_…
+    environment_id: str
+    external_id: str | None
+    type: str
+    task_id: str
+    trigger_config: Mapping[str, Any]  # wire form, camelCase
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any] | None
+    created_at_ms: int
+    updated_at_ms: int
+    expires_at_ms: int | None = None
+    closed_at_ms: int | None = None
+    closed_reason: str | None = None
+    current_run_id: str | None = None
+    #: Highest fence ever handed to a run of this session. Rises for the session's whole life.
+    fence: int = 0
+    #: The newest committed `.in` cursor a finished run reported (rulings §1.10).
+    cursor: InputCursor = InputCursor()
+
+    @property
+    def key(self) -> str:
+        """What its channels and tokens are named by: the external id if there is one."""
+        return self.external_id if self.external_id is not None else self.id
+
+    def status(self, now_ms: int) -> str:
+        """CLOSED, EXPIRED or ACTIVE (wire-protocol §4.1)."""
+        if self.closed_at_ms is not None:
+            return "CLOSED"
+        if self.expires_at_ms is not None and self.expires_at_ms <= now_ms:
+            return "EXPIRED"
+        return "ACTIVE"
+
+
+WaitKind = Literal["channel", "until", "run"]
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """What a suspended run waits for. Any wait may also have an end: `until_ms`.
+
+    * channel: a record of its session's `in` with `seq_num > after` (`ref` is the session key)
+    * until: the clock only
+    * run: the run named by `ref` becoming final
+    """
+
+    kind: WaitKind
+    ref: str = ""
+    after: int | None = None
+    until_ms: int | None = None
+
+
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    task_id: str
+    payload: bytes  # JSON text (or packet text by payload_type)
+    queue: str
+    payload_type: str = "application/json"
+    session_id: str | None = None
+    #: The first message of the session, to become its first `.in` record (rulings §1.4).
+    boot_input: bytes | None = None
+    continuation: bool = False
+    previous_run_id: str | None = None
+    concurrency_key: str | None = None
+    priority_ms: int = 0
+    not_before_ms: int | None = None
+    #: Queue position in ms; the time of creation unless it inherits its parent's.
+    queued_at_ms: int | None = None
+    lock_version: str | None = None
+    max_attempts: int | None = None
+    max_duration_s: int | None = None
+    machine: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: bytes | None = None
+    idempotency_key: str | None = None
+    idempotency_expires_ms: int | None = None
+    #: The user's own key and scope, for display.
+    idempotency_options: Mapping[str, Any] | None = None
+    #: Of one HTTP call over its retries: a second create with it answers the first run.
+    request_key: str | None = None
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+    depth: int = 0
+    trigger_function: str = "trigger"
+    is_test: bool = False
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    environment_id: str
+    task_id: str
+    state: RunState
+    queue: str
+    payload: bytes
+    payload_type: str
+    created_at_ms: int
+    updated_at_ms: int
+    queued_at_ms: int
+    session_id: str | None = None
+    boot_input: bytes | None = None
+    continuation: bool = False
+    previous_run_id: str | None = None
+    concurrency_key: str | None = None
+    priority_ms: int = 0
+    not_before_ms: int | None = None
+    #: Pinned at the first claim, or locked by the trigger.
+    version: str | None = None
+    worker_id: str | None = None
+    #: Fence of the newest claim; for session runs it is unique in the session. 0: never claimed.
+    fence: int = 0
+    attempt: int = 0
+    #: Failures of the author's code so far (interruptions are not failures).
+    failures: int = 0
+    #: Deaths of its process in a row without progress.
+    interruptions: int = 0
+    max_attempts: int | None = None
+    max_duration_s: int | None = None
+    machine: str | None = None
+    wait: Wait | None = None
+    output: bytes | None = None
+    output_type: str | None = None
+    error: Mapping[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    metadata: bytes | None = None
+    idempotency_key: str | None = None
+    idempotency_options: Mapping[str, Any] | None = None
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+    depth: int = 0
+    trigger_function: str = "trigger"
+    is_test: bool = False
+    started_at_ms: int | None = None
+    executed_at_ms: int | None = None
+    finished_at_ms: int | None = None
+
+
+class NewSession(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    external_id: str | None
+    type: str
+    task_id: str
+    trigger_config: Mapping[str, Any]
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    expires_at_ms: int | None = None
+
+
+class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    session: Session
+    run: Run
+    created: bool  # the session row is new
+    run_created: bool
+
+
+class TaskVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One task as one version of the code declares it."""
+
+    task_id: str
+    kind: Literal["task", "agent", "custom-agent"] = "task"
+    queue: str = ""  # empty: task/<id>
+    queue_limit: int | None = None
+    #: Retry policy, limits, schema, description: what the server needs to know, wire form.
+    config: Mapping[str, Any] = {}
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    id: str  # made by the worker process, new at each start of it
+    environment_id: str
+    version: str
+    server_id: str
+    lease_until_ms: int
+    registered_at_ms: int
+    draining: bool = False
+
+
+class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
+    types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()  # any of
+    task_ids: tuple[str, ...] = ()
+    external_id: str | None = None
+    statuses: tuple[str, ...] = ()  # any of ACTIVE CLOSED EXPIRED
+    created_from_ms: int | None = None
+    created_to_ms: int | None = None
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    states: tuple[RunState, ...] = ()
+    task_ids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()  # any of
+    versions: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    session_id: str | None = None
+    is_test: bool | None = None
+    created_from_ms: int | None = None
+    created_to_ms: int | None = None
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """Newest first. A cursor is the id of a boundary row, or None where the list ends."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+    previous: str | None = None
+
+
+#: Builds the run of a session from its row: `(session, id of the run it replaces or None)`.
+#: Pure, and may be called again when a transaction is retried.
+MakeRun = Callable[[Session, str | None], NewRun]
+
+
+class StateStore(Protocol):
+    """Sessions, runs, queues, workers and keys. Any call may raise Unavailable."""
+
+    # --- environments and keys ---------------------------------------------------------------
+
+    async def ensure_environment(
+        self, slug: str, *, now_ms: int, id: str | None = None
+    ) -> Environment:
+        """The environment of that slug, made when missing (with `id` if given)."""
+        ...
+
+    async def environment(self, environment_id: str) -> Environment | None: ...
+
+    async def environments(self) -> Sequence[Environment]: ...
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Store a key. A key with the same sha256 in the same environment is left as it is.
+
+        Raises Conflict when another environment has it.
+        """
+        ...
+
+    async def key_by_sha256(self, sha256: str) -> ApiKey | None: ...
+
+    async def keys(self, environment_id: str) -> Sequence[ApiKey]:
+        """All keys of an environment, revoked ones too, newest first."""
+        ...
+
+    async def revoke_key(self, environment_id: str, key_id: str, *, now_ms: int) -> bool: ...
+
+    # --- tasks, workers, queues --------------------------------------------------------------
+
+    async def register_worker(
+        self,
+        worker: Worker,
+        tasks: Sequence[TaskVersion],
+        queues: Mapping[str, int | None],
+        *,
+        now_ms: int,
+    ) -> None:
+        """A worker process (re)connected: its lease, its version and the tasks of that version.
+
+        The version becomes the newest of its environment unless this worker was known already.
+        `queues` are declared queues and their concurrency limits (None: unlimited).
+        """
+        ...
+
+    async def renew_worker(self, worker_id: str, *, lease_until_ms: int) -> bool:
+        """Extend the lease of a worker and so of all its runs. False: it was given up already."""
+        ...
+
+    async def set_draining(self, worker_id: str) -> None:
+        """Hand no further runs to it; those it holds may finish."""
+        ...
+
+    async def remove_worker(self, worker_id: str) -> Sequence[Run]:
+        """Forget a worker. Returns the runs it still holds (RESIDENT states), unchanged."""
+        ...
+
+    async def worker(self, worker_id: str) -> Worker | None: ...
+
+    async def expired_workers(self, *, now_ms: int) -> Sequence[Worker]: ...
+
+    async def live_workers(self, environment_id: str, *, now_ms: int) -> Sequence[Worker]: ...
+
+    async def task(self, environment_id: str, task_id: str) -> TaskVersion | None:
+        """The task as its newest version declares it; None if it was never registered."""
+        ...
+
+    async def tasks(self, environment_id: str) -> Sequence[TaskVersion]:
+        """Every task ever registered, as its newest version declares it, by id."""
+        ...
+
+    # --- sessions ----------------------------------------------------------------------------
+
+    async def open_session(
+        self, environment_id: str, new: NewSession, make_run: MakeRun, *, now_ms: int
+    ) -> OpenedSession:
+        """Create a session with its first run, or find it by external id; atomically.
+
+        On a hit only `trigger_config` is replaced, and a run is made only when the current one
+        is missing or final; `make_run` gets the updated row. Two callers converge (P-11).
+
+        Raises:
+            SessionClosedError: the row exists and is closed or expired.
+        """
+        ...
+
+    async def session(self, environment_id: str, key: str) -> Session | None:
+        """By `session_…` id when the key starts so, else by external id."""
+        ...
+
+    async def sessions(
+        self,
+        environment_id: str,
+        where: SessionFilter,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        now_ms: int,
+    ) -> Page[Session]:
+        """Newest first. `after`/`before` are cursors of an earlier page.
+
+        Raises InvalidRequest for a cursor that names no session of this environment.
+        """
+        ...
+
+    async def update_session(
+        self,
+        environment_id: str,
+        key: str,
+        *,
+        now_ms: int,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        clear_metadata: bool = False,
+    ) -> Session | None: ...
+
+    async def close_session(
+        self, environment_id: str, key: str, *, reason: str | None, now_ms: int
+    ) -> Session | None:
+        """Close; the first call wins and later ones return the row as it is."""
+        ...
+
+    async def continue_session(
+        self,
+        session_id: str,
+        *,
+        replacing: str | None,
+        make_run: MakeRun,
+        reason: Literal["continuation", "upgrade", "manual"],
+        now_ms: int,
+    ) -> tuple[Session, Run] | None:
+        """Give a session its next run, if `replacing` is still its current run.
+
+        For `continuation` the replaced run must be final (or None). For the others it may be
+        live: it stays as it is, superseded (rulings §1.11). Returns None, changing nothing, when
+        somebody else was faster or the session is closed or expired.
+        """
+        ...
+
+    async def set_cursor(
+        self, session_id: str, cursor: InputCursor, *, task_id: str | None = None
+    ) -> None:
+        """Remember a committed cursor, if newer. With `task_id`: what a raw task consumed
+        (rulings §1.16), kept per session and task, set as given (`seek` may go back)."""
+        ...
+
+    async def consumed(self, session_id: str, task_id: str) -> int | None: ...
+
+    async def unchecked_sessions(self, *, limit: int) -> Sequence[Session]:
+        """Sessions whose current run became final and was not yet `checked`: a crash's leavings."""
+        ...
+
+    async def checked(self, session_id: str, run_id: str) -> None:
+        """The service has looked for open input after this run became final."""
+        ...
+
+    # --- runs --------------------------------------------------------------------------------
+
+    async def create_run(
+        self, environment_id: str, new: NewRun, *, now_ms: int
+    ) -> tuple[Run, bool]:
+        """Queue a run; `(run, False)` when an idempotency or request key found an earlier one.
+
+        A key is free again when its time is over or its run ended FAILED, CRASHED,
+        SYSTEM_FAILURE, EXPIRED or TIMED_OUT (tasks-and-runs §9).
+        """
+        ...
+
+    async def run(self, environment_id: str | None, run_id: str) -> Run | None:
+        """A run; `environment_id=None` is for the server's own use."""
+        ...
+
+    async def runs(
+        self,
+        environment_id: str,
+        where: RunFilter,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Page[Run]: ...
+
+    async def children(self, run_id: str) -> Sequence[Run]: ...
+
+    async def claim_runs(self, worker_id: str, *, limit: int, now_ms: int) -> Sequence[Run]:
+        """Give eligible runs to a worker: at most `limit`, each with a slot of its queue.
+
+        First RESUMING runs that are parked in this very worker (-> RUNNING; fence, attempt and
+        worker unchanged; `wait` is kept until the next change). Then QUEUED runs of the tasks of
+        the worker's version, oldest `queued_at_ms - priority_ms` first, `not_before_ms` passed
+        (-> CLAIMED, attempt + 1, `version` pinned, `worker_id` set, `started_at_ms` on the first,
+        fence = the next of its session, or run fence + 1 without one).
+
+        A run pinned or locked to a version goes to workers of that version only. An unpinned one
+        goes to workers of the newest registered version among live, non-draining workers that
+        serve its task. A session's run is claimable only while it is the current one.
+        Queue limits (per concurrency key) and the environment's own are never exceeded by
+        concurrent callers. Nothing for a worker that is unknown, expired or draining, except
+        its own RESUMING runs.
+        """
+        ...
+
+    async def start_run(self, run_id: str, *, fence: int, now_ms: int) -> bool:
+        """CLAIMED -> RUNNING: the worker confirmed. `executed_at_ms` is set the first time."""
+        ...
+
+    async def suspend_run(self, run_id: str, wait: Wait, *, fence: int, now_ms: int) -> Run | None:
+        """RUNNING -> SUSPENDED: its slot is free from now on. The caller checks afterwards
+        whether the wait was over already, and wakes it then."""
+        ...
+
+    async def wake_run(self, run_id: str, *, now_ms: int, take_slot: bool = True) -> Run | None:
+        """SUSPENDED -> RESUMING, or straight to RUNNING when `take_slot` and one is free.
+
+        None when it is not suspended. A run without a worker (evicted) goes to QUEUED instead,
+        to be claimed with its journal.
+        """
+        ...
+
+    async def requeue_run(
+        self,
+        run_id: str,
+        event: RunEvent,
+        *,
+        now_ms: int,
+        fence: int | None = None,
+        interruptions: int | None = None,
+        not_before_ms: int | None = None,
+        machine: str | None = None,
+        unpin: bool = False,
+    ) -> Run | None:
+        """RETRY (`failures` + 1, journal dropped) or INTERRUPT (journal kept) -> QUEUED.
+
+        `worker_id` is cleared. An INTERRUPT of a SUSPENDED run that still waits for something
+        keeps it SUSPENDED without a worker. `interruptions` is stored as given. A session run
+        that is no longer the current one is not queued again: it ends COMPLETED (rulings §1.11).
+        """
+        ...
+
+    async def finish_run(
+        self,
+        run_id: str,
+        event: RunEvent,
+        *,
+        now_ms: int,
+        fence: int | None = None,
+        output: bytes | None = None,
+        output_type: str | None = None,
+        error: Mapping[str, Any] | None = None,
+        metadata: bytes | None = None,
+        cursor: InputCursor | None = None,
+        only_from: frozenset[RunState] | None = None,
+    ) -> Run | None:
+        """Make a run final. None, changing nothing, when it is final already, moved on, or its
+        fence is another.
+
+        `cursor` goes to the session row if newer. A session's current run leaves the session
+        unchecked (see `unchecked_sessions`). `only_from` narrows the states (compare-and-set of
+        an eviction, rulings §1.18).
+        """
+        ...
+
+    async def clear_boot_input(self, run_id: str) -> None:
+        """Its first message is in the log."""
+        ...
+
+    async def waiting_on_run(self, run_id: str) -> Sequence[Run]:
+        """Suspended runs whose wait is this run."""
+        ...
+
+    async def due_runs(self, *, now_ms: int, limit: int) -> Sequence[Run]:
+        """Suspended runs whose `wait.until_ms` has passed."""
+        ...
+
+    async def next_due_ms(self) -> int | None:
+        """The earliest `wait.until_ms` of a suspended run or `not_before_ms` of a queued one."""
+        ...
+
+    async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:
+        """CLAIMED longer than they may be."""
+        ...
+
+    async def orphaned_runs(self) -> Sequence[Run]:
+        """CLAIMED, RUNNING or RESUMING runs, or SUSPENDED ones with a worker, whose worker is
+        not registered any more."""
+        ...
+
+    async def stranded_runs(self, *, queued_before_ms: int, now_ms: int) -> Sequence[Run]:
+        """QUEUED session runs pinned to a version that no live worker serves, while another
+        version of their task has one (rulings §1.19)."""
+        ...
+
+    async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
+        """RUNNING runs past their `max_duration_s` plus a minute: their worker did not stop them."""
+        ...
+
+    async def set_metadata(
+        self,
+        environment_id: str,
+        run_id: str,
+        change: Callable[[bytes | None], bytes],
+        *,
+        now_ms: int,
+    ) -> Run | None:
+        """Read, change and write a run's metadata in one transaction. `change` is pure."""
+        ...
+
+    async def add_tags(
+        self, environment_id: str, run_id: str, tags: Sequence[str], *, now_ms: int
+    ) -> Run | None:
+        """Union, in order. Raises Unprocessable past limits.RUN_TAGS_MAX; nothing changes then."""
+        ...
+
+    # --- the journal -------------------------------------------------------------------------
+
+    async def journal(self, run_id: str) -> Sequence[tuple[int, str, bytes]]:
+        """`(position, key, result)` of the steps of the run's current attempt, in order."""
+        ...
+
+    async def journal_put(
+        self, run_id: str, position: int, key: str, result: bytes, *, fence: int
+    ) -> bool:
+        """Keep a step's result before the author sees it. False when fenced. A repeat is fine."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""What an author writes runs with: tasks, their context, waits, steps, channels."""

@@ -1,0 +1,79 @@
+"""Signals: something that may be aborted once, with a reason (chat-agent §8.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+
+class Stopped(Exception):
+    """Raised by `raise_if_aborted` of a stop signal."""
+
+
+class Signal:
+    """Told once that something should stop. Waiting, polling and callbacks all work."""
+
+    __slots__ = ("_callbacks", "_event", "_reason", "_sources")
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+        self._reason: str | None = None
+        self._callbacks: list[Callable[[str], object]] = []
+        self._sources: list[Signal] = []
+
+    @property
+    def aborted(self) -> bool:
+        return self._reason is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why; None while not aborted."""
+        return self._reason
+
+    def abort(self, reason: str = "stopped") -> None:
+        """Abort; the first reason stays. Callbacks run at once, in the order they were added."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        if self._event is not None:
+            self._event.set()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(reason)
+
+    async def wait(self) -> str:
+        """Return the reason once aborted."""
+        if self._reason is None:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+        assert self._reason is not None
+        return self._reason
+
+    def raise_if_aborted(self) -> None:
+        """Raises Stopped, carrying the reason, when aborted."""
+        if self._reason is not None:
+            raise Stopped(self._reason)
+
+    def on_abort(self, callback: Callable[[str], object]) -> Callable[[], None]:
+        """Call `callback(reason)` on abort (at once if it has happened). Returns how to undo it."""
+        if self._reason is not None:
+            callback(self._reason)
+            return lambda: None
+        self._callbacks.append(callback)
+
+        def undo() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return undo
+
+    @classmethod
+    def any(cls, *sources: Signal) -> Signal:
+        """A signal that is aborted as soon as one of `sources` is."""
+        combined = cls()
+        combined._sources.extend(sources)
+        for source in sources:
+            source.on_abort(combined.abort)
+        return combined
