@@ -28,6 +28,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     environment_slug: str
     fence: int
     attempt: int
+    #: Attempts that failed in the author's code so far; interruptions are not failures.
+    failures: int = 0
     #: True when an attempt of this run was interrupted and its journal is replayed.
     recovered: bool = False
     #: Wire payload, JSON text: server-added members (sessionId, continuation, …) included.

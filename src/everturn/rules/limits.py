@@ -18,6 +18,30 @@ BATCH_RECORDS_MAX: Final = 1000
 READ_BYTES_MAX: Final = 1 * MIB
 READ_RECORDS_MAX: Final = 1000
 PART_ID_CHARS_MAX: Final = 256
+#: Parts of a lease whose numbers are asked for in one call, by a link that resends.
+PARTS_ASKED_MAX: Final = 10_000
+
+# --- the SQLite stream engine (figures: a 2-core machine, ratios to a raw log) ---------------
+#: Bytes of appends that wait for a commit; past it `append` itself waits.
+STREAM_WAITING_BYTES_MAX: Final = 16 * MIB
+#: Bytes of one group commit: a larger one would hold up those behind it.
+STREAM_COMMIT_BYTES_MAX: Final = 4 * MIB
+#: Compaction starts at either; what is not compacted is in memory and is scanned at open.
+STREAM_COMPACT_RECORDS: Final = 100_000
+STREAM_COMPACT_BYTES: Final = 48 * MIB
+#: Memory for tails, by estimate; compacted records are let go of first.
+STREAM_TAIL_BYTES_MAX: Final = 96 * MIB
+#: Bytes that wait for compaction; past it `append` waits for the compactor.
+STREAM_UNCOMPACTED_BYTES_MAX: Final = 80 * MIB
+assert STREAM_COMPACT_BYTES < STREAM_UNCOMPACTED_BYTES_MAX < STREAM_TAIL_BYTES_MAX
+#: Bytes of records in one segment, which is also the page of a replay.
+STREAM_SEGMENT_BYTES: Final = 256 * KIB
+#: Free-form part ids remembered in memory; the others are looked up.
+STREAM_PART_IDS_MAX: Final = 32_768
+#: Channels whose state is in memory without need, to spare a look-up.
+STREAM_CHANNELS_MAX: Final = 50_000
+#: Decoded segments kept for readers that replay the same history.
+STREAM_PAGES_BYTES_MAX: Final = 16 * MIB
 
 # --- HTTP bodies (wire-protocol §4, §5, §9) -------------------------------------------------
 APPEND_BODY_BYTES_MAX: Final = 1 * MIB
@@ -28,6 +52,8 @@ WAIT_BODY_BYTES_MAX: Final = 10 * KIB
 TRIGGER_BODY_BYTES_MAX: Final = 3 * MIB
 SNAPSHOT_BODY_BYTES_MAX: Final = 64 * MIB
 HEADER_BYTES_MAX: Final = 64 * KIB
+#: One decoded path segment; the longest id anybody may choose fits.
+SEGMENT_CHARS_MAX: Final = 512
 
 # --- sessions -------------------------------------------------------------------------------
 EXTERNAL_ID_CHARS_MAX: Final = 256
@@ -94,6 +120,8 @@ CAPTURE_S_MAX: Final = 2.0
 DEFERRED_S_MAX: Final = 5.0
 HANDOVER_WAIT_S: Final = 60.0
 DEDUPE_WINDOW: Final = 5000
+#: Records of `.in` a run holds in memory, waiting for a turn or a reader; past it, it reads no more.
+INPUT_BUFFER_MAX: Final = 10_000
 #: `.in` keeps this many decided records below the committed cursor (rulings §1.17).
 INPUT_KEPT: Final = 10_000
 #: Deleted bytes stay readable this long for the dashboard and audits (`includeTrimmed`).

@@ -57,6 +57,11 @@ SLOTTED: Final = frozenset({_S.CLAIMED, _S.RUNNING})
 #: States in which a worker process has the run in its hands.
 RESIDENT: Final = frozenset({_S.CLAIMED, _S.RUNNING, _S.SUSPENDED, _S.RESUMING})
 
+#: Ends that free an idempotency key: the work was not done (tasks-and-runs §9).
+KEY_FREEING: Final = frozenset(
+    {_S.FAILED, _S.CRASHED, _S.SYSTEM_FAILURE, _S.EXPIRED, _S.TIMED_OUT}
+)
+
 TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (_S.QUEUED, _E.CLAIM): _S.CLAIMED,
     (_S.QUEUED, _E.EXPIRE): _S.EXPIRED,

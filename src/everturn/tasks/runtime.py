@@ -7,7 +7,8 @@ The current one is found through `current()`, a context variable set around each
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import msgspec
 from everturn.clock import Clock
 from everturn.errors import NotInRunError
 from everturn.ids import Ids
-from everturn.protocol.records import Io, NewRecord, Record
+from everturn.protocol.records import InputCursor, Io, NewRecord, Record
 from everturn.protocol.runs import RunInfo, RunResult
 from everturn.tasks.signals import Signal
 
@@ -129,6 +130,13 @@ class RunRuntime(Protocol):
         """Raw tasks: remember durably what of `.in` is consumed (rulings §1.16)."""
         ...
 
+    def report(self, *, cursor: InputCursor | None = None, turns: int | None = None) -> None:
+        """Chat agents: what of `.in` is committed and how many turns this run has started.
+
+        Kept by the runtime and put into the outcome when the attempt ends (rulings §1.10).
+        """
+        ...
+
     async def journal_put(self, position: int, key: str, result: bytes) -> None: ...
 
 
@@ -145,3 +153,13 @@ def current() -> RunRuntime:
 
 def current_or_none() -> RunRuntime | None:
     return _current.get()
+
+
+@contextmanager
+def running(runtime: RunRuntime) -> Iterator[None]:
+    """Make `runtime` the current one inside the block; whoever runs an attempt calls this."""
+    token = _current.set(runtime)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,93 @@
+"""Sweeps: timed repair of what a crash, a lost hint or a dead process left half done.
+
+Every sweep is safe to run twice, and at the same time as what it repairs: it goes through the
+same guarded changes as everybody else. Every pass is bounded; what is left comes with the next
+pass. A sweep that repaired something says so in the log, by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from everturn.errors import EverturnError
+from everturn.rules import limits
+from everturn.server.sweeps import inputs, relatives, runs, timers
+
+if TYPE_CHECKING:
+    from everturn.server.services import Services
+
+log = logging.getLogger("everturn.sweeps")
+
+Sweep = Callable[["Services"], Awaitable[int]]
+
+#: Once when the server starts: what only a crash of the server itself can leave.
+AT_START: Final[Mapping[str, Sweep]] = {
+    "waits_on_finished_runs": relatives.wake_parents,
+    "children_of_cancelled_runs": relatives.cancel_children,
+    "unread_input": inputs.ensure_readers,
+}
+#: Every `limits.SWEEP_MS`.
+OFTEN: Final[Mapping[str, Sweep]] = {
+    "expired_workers": runs.expired_workers,
+    "unstarted_runs": runs.unstarted,
+    "orphaned_runs": runs.orphaned,
+    "unchecked_sessions": runs.unchecked,
+    "stranded_versions": runs.stranded,
+    "overdue_runs": runs.overdue,
+    "failed_run_checks": inputs.repeat_checks,
+}
+_SELDOM_S: Final = 600.0
+#: Every ten minutes.
+SELDOM: Final[Mapping[str, Sweep]] = {"input_trims": inputs.trim_all}
+
+
+async def run_sweeps(services: Services) -> None:
+    """Run all sweeps until cancelled."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_forever, services, {"due_waits": timers.due}, timers.until_due)
+        tasks.start_soon(_forever, services, {"lost_links": timers.lost}, timers.until_lost)
+        # Beside the others: with many sessions it takes a while, and leases do not wait for it.
+        tasks.start_soon(sweep_once, services, AT_START)
+        tasks.start_soon(_forever, services, OFTEN, _often)
+        tasks.start_soon(_forever, services, SELDOM, _seldom)
+
+
+async def sweep_once(services: Services, sweeps: Mapping[str, Sweep]) -> int:
+    """One pass of each of these; how much they repaired."""
+    total = 0
+    for name, sweep in sweeps.items():
+        try:
+            repaired = await sweep(services)
+        except (EverturnError, OSError) as error:
+            # The store is away. What is broken stays broken until the next pass.
+            log.warning("sweep.failed", extra={"sweep": name, "error": type(error).__name__})
+        except Exception:
+            # The edge of the process: a mistake in one sweep must not end the server, and with
+            # it the other repairs and everybody's sessions.
+            log.exception("sweep.broken", extra={"sweep": name})
+        else:
+            total += repaired
+            if repaired:
+                log.info("sweep.repaired", extra={"sweep": name, "count": repaired})
+    return total
+
+
+async def _forever(
+    services: Services,
+    sweeps: Mapping[str, Sweep],
+    pause: Callable[[Services, int], Awaitable[None]],
+) -> None:
+    while True:
+        await pause(services, await sweep_once(services, sweeps))
+
+
+async def _often(services: Services, repaired: int) -> None:
+    await services.clock.sleep(limits.SWEEP_MS / 1000)
+
+
+async def _seldom(services: Services, repaired: int) -> None:
+    await services.clock.sleep(_SELDOM_S)

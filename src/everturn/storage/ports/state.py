@@ -181,6 +181,42 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     finished_at_ms: int | None = None
 
 
+def queued_run(environment_id: str, new: NewRun, *, now_ms: int) -> Run:
+    """The row a new run starts as, on every engine: QUEUED, nothing claimed, nothing tried."""
+    return Run(
+        id=new.id,
+        environment_id=environment_id,
+        task_id=new.task_id,
+        state=RunState.QUEUED,
+        queue=new.queue,
+        payload=new.payload,
+        payload_type=new.payload_type,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        queued_at_ms=now_ms if new.queued_at_ms is None else new.queued_at_ms,
+        session_id=new.session_id,
+        boot_input=new.boot_input,
+        continuation=new.continuation,
+        previous_run_id=new.previous_run_id,
+        concurrency_key=new.concurrency_key or None,
+        priority_ms=new.priority_ms,
+        not_before_ms=new.not_before_ms,
+        version=new.lock_version,
+        max_attempts=new.max_attempts,
+        max_duration_s=new.max_duration_s,
+        machine=new.machine,
+        tags=new.tags,
+        metadata=new.metadata,
+        idempotency_key=new.idempotency_key,
+        idempotency_options=new.idempotency_options,
+        parent_run_id=new.parent_run_id,
+        root_run_id=new.root_run_id,
+        depth=new.depth,
+        trigger_function=new.trigger_function,
+        is_test=new.is_test,
+    )
+
+
 class NewSession(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     external_id: str | None

@@ -27,7 +27,8 @@ class Appended(NamedTuple):
     """What an append answered.
 
     `seq_nums[i]` belongs to `records[i]`, whether it was stored now or by an earlier call;
-    `new` counts those stored now.
+    `new` counts those stored now. `timestamp_ms` is the time of the channel's newest record as
+    the answer was made, which is that of the new records if there are any.
     """
 
     seq_nums: tuple[int, ...]
@@ -92,7 +93,7 @@ class StreamStore(Protocol):
 
         Args:
             records: 1 to limits.BATCH_RECORDS_MAX, each at most limits.RECORD_BYTES_MAX metered.
-            fence: the writer's lease fence, >= 1.
+            fence: the writer's lease fence, >= 1. One above the channel's fence raises it.
             first_part: number of the first record under that fence, from 0. A lease holder sends
                 its parts in order; a part that leaves a gap raises ProtocolError.
 
@@ -137,7 +138,10 @@ class StreamStore(Protocol):
     async def read_back(
         self, channel: ChannelName, *, before: int | None, records_max: int
     ) -> Sequence[Record]:
-        """The newest visible records with `seq_num < before` (None: from the tail), newest first."""
+        """The newest visible records with `seq_num < before` (None: from the tail), newest first.
+
+        At most `records_max` and limits.READ_BYTES_MAX bytes, at least one if there is one.
+        """
         ...
 
     async def bounds(self, channel: ChannelName) -> Bounds:

@@ -1,0 +1,95 @@
+"""What `make demo` runs: a conversation whose worker is killed -9 in the middle of an answer.
+
+Starts a server and a worker as processes of their own on a temporary directory, talks to the
+example agent, kills the worker while it streams, starts another one, and keeps reading the same
+stream: the answer is begun anew and completed without sending anything again. At the end it
+reads the session's records back and checks that nothing was lost or doubled. Exits 0 if so.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+
+from everturn import AgentChat, runs, sessions
+from everturn.client.api import Api
+from everturn.client.config import configure
+from everturn.testing.processes import System
+
+HERE = Path(__file__).parent
+QUESTIONS = (
+    "Hello! Who are you?",
+    "Tell me why conversations should survive a crash.",
+    "Thank you. Did you notice anything?",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+async def ask(chat: AgentChat, question: str, *, kill_after: int = 0, system: System) -> str:
+    """Send one question and show the answer as it grows. Returns the answer as it ended."""
+    console.print(f"[bold]you[/]        {question}")
+    stream = await chat.send_message(question)
+    console.print("[bold]assistant[/]  ", end="")
+    answer, words = "", 0
+    async for chunk in stream:
+        if chunk["type"] == "data-restarted":
+            console.print("\n[dim]           … answered again by the next attempt:[/]\n           ", end="")
+            answer = ""
+        elif chunk["type"] == "text-delta":
+            console.print(chunk["delta"], end="")
+            answer += chunk["delta"]
+            words += 1
+            if words == kill_after:
+                await kill_and_replace(system)
+    console.print()
+    stream.raise_for_error()
+    if not stream.complete:
+        raise SystemExit("the answer ended without its turn-complete")
+    return answer
+
+
+async def kill_and_replace(system: System) -> None:
+    pid = system.workers[-1].pid
+    system.kill_worker()
+    console.print(f"\n[red]           ✗ worker {pid} killed -9 in the middle of its answer[/]")
+    await anyio.to_thread.run_sync(lambda: system.start_worker(wait=False))
+    console.print(f"[dim]           started worker {system.workers[-1].pid}[/]")
+
+
+async def records(key: str, io: str) -> list[dict]:
+    return await Api().read_records(key, io)
+
+
+async def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        system = System(Path(folder), HERE / "assistant.py")
+        with system:
+            configure(url=system.url, secret_key=system.key)
+            console.print(f"[dim]server on {system.url}, worker {system.workers[0].pid}[/]\n")
+            async with AgentChat("assistant") as chat:
+                for number, question in enumerate(QUESTIONS):
+                    await ask(chat, question, kill_after=8 if number == 1 else 0, system=system)
+                console.print("\n[bold]the runs that served it[/]")
+                session = await sessions.retrieve(chat.id)
+                async for run in runs.list(tag=f"chat:{chat.id}"):
+                    detail = await runs.retrieve(run.id)
+                    current = " (current)" if run.id == session.current_run_id else ""
+                    console.print(
+                        f"  {run.id}  {detail.status:<10} attempts: {detail.attempt_count}{current}"
+                    )
+                return await check(chat.id)
+
+
+async def check(chat_id: str) -> int:
+    """Every question once in `in`, every one answered by exactly one turn-complete on `out`."""
+    asked = len(await records(chat_id, "in"))
+    console.print(f"\n[bold]checked[/]    {asked} messages stored, {len(QUESTIONS)} sent")
+    return 0 if asked == len(QUESTIONS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(anyio.run(main))

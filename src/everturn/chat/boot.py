@@ -1,0 +1,461 @@
+"""The boot of a run: read what is stored, rebuild history, decide who is answered next.
+
+Only a run with a past reads anything: a continuation, or a further attempt (chat-agent §2.2).
+What is committed is said by three places, and the newest of them counts: the newest turn-complete
+on `.out`, the snapshot, the session row (rulings §1.5, §1.10). They differ after a crash:
+
+* The turn-complete is newer: the process died before its snapshot. Replay fills the gap.
+* The snapshot is newer: history changed by an author was stored, and the process died before the
+  turn-complete that commits it. The missing one is written first (rulings §1.13), and what `.out`
+  holds of that turn is not replayed: the snapshot has it, as the author left it.
+* The row is newer: a run ended after records that needed no turn.
+
+Data after the newest turn-complete is an answer nobody committed. What becomes of it is decided
+by `rules.boot.recover`; an answer that is given again is announced by the turn that gives it
+(`Restart`). Data before an `upgrade-required` is no partial answer: that turn was handed over on
+purpose and starts anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from everturn.chat import commit, hooks, messages
+from everturn.chat.intake import NOWHERE, Intake
+from everturn.chat.output import Chunk
+from everturn.chat.parts import is_tool_part, tool_name
+from everturn.chat.replay import Replay, replay_out
+from everturn.chat.state import ChatRun, Message, Restart
+from everturn.chat.transcript import Snapshot
+from everturn.chat.turn import ends_attempt
+from everturn.errors import CursorTrimmed, EverturnError, Fenced, LeaseLost
+from everturn.protocol.records import (
+    TOKEN_HEADER,
+    TURN_COMPLETE,
+    UPGRADE_REQUIRED,
+    Input,
+    InputCursor,
+    Io,
+    Record,
+    parse_input,
+)
+from everturn.rules import limits
+from everturn.rules.boot import (
+    FirstStep,
+    Recovery,
+    first_step,
+    message_of,
+    open_inputs,
+    recover,
+)
+from everturn.rules.trimming import TrimChain
+
+log = logging.getLogger("everturn.chat")
+#: Above every seq_num: reading back from it starts at the newest record.
+FROM_THE_TAIL: Final = 1 << 62
+
+
+class Past(NamedTuple):
+    """What a boot read, and what it says."""
+
+    replay: Replay
+    inputs: tuple[Input, ...]
+    #: What of `.in` is committed.
+    cursor: InputCursor
+    #: The snapshot covers more than the newest turn-complete.
+    missing_turn_complete: bool
+    tail: int | None
+
+
+async def boot(run: ChatRun) -> FirstStep:
+    """Everything up to and with `on_boot`. Returns where the run goes first.
+
+    Raises whatever `on_boot`, `before_boot` or the parsing of client data raises: the run fails.
+    """
+    recovery = Recovery()
+    if run.prior:
+        past = await _read(run)
+        recovery = await _restore(run, past)
+    if run.agent.hooks.has("on_boot"):
+        run.client_data = run.agent.client_data(run.payload.get("metadata"))
+        event = hooks.BootEvent(
+            ctx=run.ctx,
+            run_id=run.ctx.run.id,
+            chat_id=run.chat_id,
+            client_data=run.client_data,
+            chat_access_token=await run.tokens.current(),
+            continuation=run.continuation,
+            previous_run_id=run.previous_run_id,
+            preloaded=run.payload.get("trigger") == "preload",
+        )
+        await run.hook("on_boot", event)
+    return first_step(
+        run.payload,
+        attempt=run.runtime.info.attempt,
+        started=run.started,
+        payload_open=_payload_open(run),
+        queued=run.intake.has_work(),
+        ends=recovery.ends is not None,
+    )
+
+
+def _payload_open(run: ChatRun) -> bool:
+    message = run.payload.get("message")
+    if not isinstance(message, dict):
+        return False
+    return messages.find(run.lane.messages, messages.id_of(message)) is None
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+async def _read(run: ChatRun) -> Past:
+    if run.agent.hydrates:
+        return await _read_hydrating(run)
+    snapshot = await run.transcript.load()
+    # From the turn-complete the snapshot names, included: its cursor tells whether the snapshot
+    # was stored before or after a turn-complete.
+    last_out = snapshot.last_out if snapshot is not None else None
+    out: list[Record] = []
+    incoming: list[Record] = []
+    async with anyio.create_task_group() as reads:
+        after = None if not last_out else last_out - 1
+        reads.start_soon(_read_all, run, "out", after, out)
+        seen = snapshot.cursor.seq_num if snapshot is not None else None
+        reads.start_soon(_read_all, run, "in", seen, incoming)
+    return _past(run, snapshot, out, incoming)
+
+
+async def _read_hydrating(run: ChatRun) -> Past:
+    """History is the author's: only the newest turn-complete and what follows it is read."""
+    out = await _read_back_to_commit(run)
+    cursor = _newest(_cursor_of(out), _row(run))
+    incoming: list[Record] = []
+    await _read_all(run, "in", cursor.seq_num, incoming)
+    return _past(run, None, out, incoming)
+
+
+async def _read_all(run: ChatRun, io: Io, after: int | None, found: list[Record]) -> None:
+    """Everything stored after a cursor. A failing read is logged; what was read counts (R-023)."""
+    while True:
+        try:
+            page = await run.runtime.read(io, after=after, limit=limits.READ_RECORDS_MAX)
+        except CursorTrimmed as trimmed:
+            after = trimmed.first_seq_num - 1 if trimmed.first_seq_num > 0 else None
+            continue
+        except (Fenced, LeaseLost):
+            raise
+        except (EverturnError, OSError):
+            log.warning("boot.read_failed: %s", io, exc_info=True)
+            return
+        if not page:
+            return
+        found.extend(page)
+        after = page[-1].seq_num
+
+
+async def _read_back_to_commit(run: ChatRun) -> list[Record]:
+    """The newest turn-complete of `.out` and what follows it, oldest first."""
+    found: list[Record] = []
+    before = FROM_THE_TAIL
+    while True:
+        try:
+            page = await run.runtime.read("out", before=before, limit=100)
+        except (Fenced, LeaseLost):
+            raise
+        except (EverturnError, OSError):
+            log.warning("boot.read_failed: out", exc_info=True)
+            break
+        found.extend(page)
+        if not page or any(record.control == TURN_COMPLETE for record in page):
+            break
+        before = page[-1].seq_num
+    found.reverse()
+    commits = [n for n, record in enumerate(found) if record.control == TURN_COMPLETE]
+    return found[commits[-1] :] if commits else found
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def _past(
+    run: ChatRun, snapshot: Snapshot | None, out: Sequence[Record], incoming: Sequence[Record]
+) -> Past:
+    inputs = tuple(parse_input(record) for record in incoming if record.is_data)
+    committed = _cursor_of(out)
+    stored = snapshot.cursor if snapshot is not None else InputCursor()
+    missing = snapshot is not None and _misses_turn_complete(snapshot, out, committed)
+    fresh = [] if missing else _after_snapshot(snapshot, out)
+    replay = replay_out(
+        _without_handed_over(fresh),
+        messages.repair(snapshot.messages) if snapshot is not None else [],
+        inputs=inputs,
+        cursor=snapshot.cursor if snapshot is not None else None,
+        has_snapshot=snapshot is not None,
+    )
+    if snapshot is not None:
+        run.trim = TrimChain(snapshot.last_out, bounded=True)
+    run.started = _has_started(run, out, replay)
+    return Past(
+        replay=replay,
+        inputs=inputs,
+        cursor=_newest(stored, committed, _row(run)),
+        missing_turn_complete=missing,
+        tail=incoming[-1].seq_num if incoming else None,
+    )
+
+
+def _row(run: ChatRun) -> InputCursor:
+    return InputCursor(run.runtime.info.cursor, frozenset(run.runtime.info.decided))
+
+
+def _cursor_of(records: Sequence[Record]) -> InputCursor:
+    """The cursor of the newest turn-complete that carries one."""
+    for record in reversed(records):
+        if record.control == TURN_COMPLETE:
+            cursor = InputCursor.of(record)
+            if cursor.seq_num is not None:
+                return cursor
+    return InputCursor()
+
+
+def _newest(*cursors: InputCursor) -> InputCursor:
+    """The latest of cursors of one session; equal ones join what they know to be decided."""
+    newest = InputCursor()
+    for cursor in cursors:
+        decided = newest.decided | cursor.decided
+        newest = newest.newest(cursor)
+        floor = -1 if newest.seq_num is None else newest.seq_num
+        newest = InputCursor(newest.seq_num, frozenset(n for n in decided if n > floor))
+    return newest
+
+
+def _misses_turn_complete(
+    snapshot: Snapshot, out: Sequence[Record], committed: InputCursor
+) -> bool:
+    """Whether history was stored for a turn-complete that was never written (rulings §1.13)."""
+    if snapshot.cursor.seq_num is None:
+        return False
+    if committed.seq_num is not None:
+        return snapshot.cursor.seq_num > committed.seq_num
+    # Nothing on `.out` says so: only believable when the snapshot names no turn-complete either.
+    return snapshot.last_out is None and not any(r.control == TURN_COMPLETE for r in out)
+
+
+def _after_snapshot(snapshot: Snapshot | None, out: Sequence[Record]) -> list[Record]:
+    """The records of turns the snapshot does not cover."""
+    if snapshot is None:
+        return list(out)
+    start = 0
+    for index, record in enumerate(out):
+        if record.control != TURN_COMPLETE:
+            continue
+        cursor = InputCursor.of(record)
+        named = snapshot.last_out is not None and record.seq_num <= snapshot.last_out
+        stored = (
+            cursor.seq_num is not None
+            and snapshot.cursor.seq_num is not None
+            and cursor.seq_num <= snapshot.cursor.seq_num
+        )
+        if named or stored:
+            start = index + 1
+    return list(out[start:])
+
+
+def _without_handed_over(records: Sequence[Record]) -> list[Record]:
+    """Leave out what an upgraded turn wrote before it was handed over."""
+    kept: list[Record] = []
+    commit_at = 0
+    for record in records:
+        if record.control == UPGRADE_REQUIRED:
+            del kept[commit_at:]
+        kept.append(record)
+        if record.control == TURN_COMPLETE:
+            commit_at = len(kept)
+    return kept
+
+
+def _has_started(run: ChatRun, out: Iterable[Record], replay: Replay) -> bool:
+    """Whether a turn of this session has committed; an action is none (rulings §1.15)."""
+    commits = [record for record in out if record.control == TURN_COMPLETE]
+    if any(record.header(TOKEN_HEADER) is not None for record in commits):
+        return True
+    if run.agent.hydrates:
+        return bool(commits)
+    return any(message.get("role") == "user" for message in replay.chain)
+
+
+# --- acting on it -------------------------------------------------------------------------------
+
+
+async def _restore(run: ChatRun, past: Past) -> Recovery:
+    """History, cursors and the FIFO as they should be; writes what a crash left out."""
+    replay = past.replay
+    has_partial = (
+        not run.agent.hydrates
+        and replay.partial is not None
+        and not replay.partial_finished
+        and replay.partial_message_id is not None
+    )
+    undecided = open_inputs(past.inputs, past.cursor)
+    recovery = recover(
+        prior=True,
+        attempt=run.runtime.info.attempt,
+        has_partial=has_partial,
+        undecided=undecided,
+    )
+    run.lane.replace_all(_seed_chain(replay, recovery))
+    run.intake = Intake(run.runtime, run.tasks, past.cursor)
+    if past.missing_turn_complete:
+        await commit.turn_complete(run, past.cursor)
+        await commit.save_history(run, past.cursor)
+    turns = _without_payload(run, recovery.turns)
+    if recovery.asks_hook and run.agent.hooks.has("on_recovery_boot"):
+        turns = await _ask_author(run, replay, turns, recovery)
+    queued = [item.seq_num for item in turns]
+    decided = [item.seq_num for item in undecided if item.seq_num not in queued]
+    run.intake.seed(turns, decided=decided, tail=past.tail)
+    await _close_uncommitted(run, past, recovery)
+    return recovery
+
+
+def _seed_chain(replay: Replay, recovery: Recovery) -> list[Message]:
+    """Settled history, and where the table says so the message and what was said to it."""
+    chain = list(replay.chain)
+    kept = recovery.spliced or recovery.stopped
+    if kept is None:
+        return chain
+    message = message_of(kept)
+    chain = messages.accumulate(chain, dict(message) if message else None, kept.trigger)
+    if recovery.keeps_partial and replay.partial is not None:
+        chain = messages.merge_by_id(chain, [replay.partial])
+    return chain
+
+
+def _without_payload(run: ChatRun, turns: Sequence[Input]) -> list[Input]:
+    """The boot payload drives its own message: a record of the same message does not (R-124)."""
+    message = run.payload.get("message")
+    own = messages.id_of(message) if isinstance(message, dict) else ""
+    if not own or not _payload_open(run):
+        return list(turns)
+    return [item for item in turns if (message_of(item) or {}).get("id") != own]
+
+
+async def _close_uncommitted(run: ChatRun, past: Past, recovery: Recovery) -> None:
+    """What readers see of the unfinished answer: closed now, or announced as given again."""
+    replay = past.replay
+    ends = tuple(_end_chunks(replay))
+    if recovery.stopped is not None:
+        for chunk in ends:
+            run.out.write(chunk, ours=True)
+        cursor = run.intake.cursor()
+        await commit.turn_complete(run, cursor)
+        await commit.save_history(run, cursor)
+    elif recovery.spliced is not None:
+        for chunk in ends:
+            run.out.write(chunk, ours=True)
+    elif replay.uncommitted:
+        first = recovery.turns[0].seq_num if recovery.turns else None
+        run.restart = Restart(first, replay.partial_message_id, ends)
+
+
+def _end_chunks(replay: Replay) -> Iterable[Chunk]:
+    for part_id in replay.open_reasoning_ids:
+        yield {"type": "reasoning-end", "id": part_id}
+    for part_id in replay.open_text_ids:
+        yield {"type": "text-end", "id": part_id}
+
+
+# --- the author's word --------------------------------------------------------------------------
+
+
+async def _ask_author(
+    run: ChatRun, replay: Replay, turns: list[Input], recovery: Recovery
+) -> list[Input]:
+    """`on_recovery_boot`: it may replace the chain and the recovered messages (§2.3)."""
+    submits = [item for item in turns if item.trigger == "submit-message"]
+    in_flight = [recovery.spliced, *submits] if recovery.spliced is not None else submits
+    event = hooks.RecoveryBootEvent(
+        ctx=run.ctx,
+        run_id=run.ctx.run.id,
+        chat_id=run.chat_id,
+        previous_run_id=run.previous_run_id or "",
+        settled_messages=list(replay.chain),
+        in_flight_users=[dict(m) for m in map(message_of, in_flight) if m is not None],
+        partial_assistant=replay.partial or {},
+        pending_tool_calls=_pending_calls(replay.partial_raw),
+        writer=run.writer(),
+    )
+    try:
+        answer = _overrides(await run.hook("on_recovery_boot", event))
+    except Exception as error:  # author code: defaults apply
+        if ends_attempt(error):
+            raise
+        log.exception("hook.failed: on_recovery_boot")
+        return turns
+    await run.runtime.flush()
+    if isinstance(answer.chain, list):
+        run.lane.replace_all(answer.chain)
+    if isinstance(answer.recovered_turns, list):
+        turns = _replaced(run, turns, answer.recovered_turns)
+    if answer.before_boot is not None:
+        result = answer.before_boot()
+        if inspect.isawaitable(result):
+            await result
+    return turns
+
+
+def _overrides(value: Any) -> hooks.RecoveryOverrides:
+    if isinstance(value, hooks.RecoveryOverrides):
+        return value
+    if isinstance(value, dict):
+        known = {k: value[k] for k in ("chain", "recovered_turns", "before_boot") if k in value}
+        return hooks.RecoveryOverrides(**known)
+    return hooks.RecoveryOverrides()
+
+
+def _replaced(run: ChatRun, turns: list[Input], wanted: list[Message]) -> list[Input]:
+    """The author's messages in place of the recovered ones; actions keep their place.
+
+    A message of the same id keeps its record; an invented one has none, and the client data of
+    the boot payload.
+    """
+    known = {(message_of(i) or {}).get("id"): i for i in turns if i.trigger == "submit-message"}
+    made: list[Input] = []
+    for message in wanted:
+        item = known.get(message.get("id"))
+        seq_num = item.seq_num if item is not None else NOWHERE
+        source = item.payload if item is not None else run.payload
+        payload = {
+            "chatId": run.chat_id,
+            "trigger": "submit-message",
+            "message": message,
+            "messageId": message.get("id"),
+            "metadata": source.get("metadata"),
+        }
+        made.append(Input(seq_num, "message", payload))
+    others = [item for item in turns if item.trigger != "submit-message"]
+    placed = [item for item in made if item.seq_num == NOWHERE]
+    numbered = sorted(
+        [*others, *(item for item in made if item.seq_num != NOWHERE)],
+        key=lambda item: item.seq_num,
+    )
+    return [*placed, *numbered]
+
+
+def _pending_calls(message: Message | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "tool_call_id": part.get("toolCallId"),
+            "tool_name": tool_name(part),
+            "input": part.get("input"),
+            "part_index": index,
+        }
+        for index, part in enumerate((message or {}).get("parts") or ())
+        if is_tool_part(part) and part.get("state") == "input-available"
+    ]

@@ -1,0 +1,293 @@
+"""From UI messages to messages of the model library (chat-agent §4.2.5).
+
+One way only: UI messages are canonical, model messages are derived from them for one request and
+never dumped back. The library's own Vercel loader makes the final objects, because it knows how
+it stored signatures and ids in provider metadata; before that, everything it must not see is
+taken out here:
+
+* calls without a result (still streaming, waiting for an answer or an approval, only preliminary):
+  a provider refuses a history with a call that nobody answered;
+* sources and data parts, which are for people; the injection marker becomes the user messages it
+  stands for, at its place (D-08);
+* what the loader would refuse (fields and part types it does not know) and what a client must not
+  be able to say: provider metadata of user messages names files and settings at the provider.
+
+The model library is imported inside the functions: an agent that never asks for model messages
+does not pay its second of import time (rulings §5.1).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from everturn.chat.parts import (
+    FINAL_STATES,
+    Message,
+    Part,
+    is_dynamic,
+    is_tool_part,
+    parts_of,
+    tool_name,
+)
+from everturn.protocol.chunks import INJECTED_CHUNK
+
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelMessage
+    from pydantic_ai.tools import DeferredToolResults
+
+_log: Final = logging.getLogger("everturn.chat")
+_TOOL_FIELDS: Final = ("providerExecuted", "callProviderMetadata")
+
+#: `(tool, output, input, tool_call_id) -> what the model sees`
+ModelOutput = Callable[[str, Any, Any, str], Any]
+
+
+def to_model_messages(ui_messages: Sequence[Message], tools: Any = None) -> list[ModelMessage]:
+    """The history as the model library takes it.
+
+    Args:
+        tools: the tools declared on the agent, as a mapping by name or an iterable of objects
+            with a `name`. Where one has `to_model_output`, stored results pass through it (R-156).
+
+    A message that cannot be converted is left out and logged; the others are kept (P-8).
+    """
+    for_model = _model_output(tools)
+    prepared: list[Message] = []
+    last = len(ui_messages) - 1
+    for index, message in enumerate(ui_messages):
+        prepared.extend(_prepared(message, for_model, is_last=index == last))
+    return _loaded(prepared)
+
+
+def deferred_results(ui_messages: Sequence[Message]) -> DeferredToolResults | None:
+    """The approvals and denials the trailing assistant message brings; None without any.
+
+    Only a plain true approves: the value comes from a client (§4.11.3).
+    """
+    if not ui_messages or ui_messages[-1].get("role") != "assistant":
+        return None
+    found = [part for part in parts_of(ui_messages[-1]) if _is_decided(part)]
+    if not found:
+        return None
+    from pydantic_ai.tools import DeferredToolResults, ToolDenied
+
+    approvals: dict[str, Any] = {}
+    for part in found:
+        approval = part["approval"]
+        if approval.get("approved") is True:
+            approvals[part["toolCallId"]] = True
+        elif isinstance(approval.get("reason"), str) and approval["reason"]:
+            approvals[part["toolCallId"]] = ToolDenied(message=approval["reason"])
+        else:
+            approvals[part["toolCallId"]] = False
+    return DeferredToolResults(approvals=approvals)
+
+
+def _is_decided(part: Part) -> bool:
+    return (
+        is_tool_part(part)
+        and part.get("state") == "approval-responded"
+        and isinstance(part.get("toolCallId"), str)
+        and isinstance(part.get("approval"), dict)
+    )
+
+
+# --- what the loader gets ---------------------------------------------------------------------
+
+
+def _prepared(message: Message, for_model: ModelOutput, *, is_last: bool) -> Iterator[Message]:
+    """A message as one or more that the loader takes; nothing when nothing of it is for a model."""
+    role = message.get("role")
+    if role == "assistant":
+        yield from _prepared_answer(message, for_model, is_last=is_last)
+        return
+    kinds = ("text",) if role == "system" else ("text", "file")
+    parts = [_plain(part) for part in parts_of(message) if part.get("type") in kinds]
+    if parts:
+        yield _envelope(message, parts)
+
+
+def _prepared_answer(
+    message: Message, for_model: ModelOutput, *, is_last: bool
+) -> Iterator[Message]:
+    parts: list[Part] = []
+    for part in parts_of(message):
+        if part.get("type") == INJECTED_CHUNK:
+            if _says_anything(parts):
+                yield _envelope(message, parts)
+            parts = []
+            for injected in _injected(part):
+                yield from _prepared(injected, for_model, is_last=False)
+        elif is_tool_part(part):
+            parts.extend(_tool(part, for_model, keep_decided=is_last))
+        elif part.get("type") == "step-start":
+            parts.append({"type": "step-start"})
+        elif part.get("type") in ("text", "reasoning"):
+            parts.append(_plain(part, "providerMetadata", "state"))
+        elif part.get("type") == "file" and str(part.get("url")).startswith("data:"):
+            parts.append(_plain(part, "providerMetadata"))
+    if _says_anything(parts):
+        yield _envelope(message, parts)
+
+
+def _says_anything(parts: list[Part]) -> bool:
+    return any(part["type"] != "step-start" for part in parts)
+
+
+def _envelope(message: Message, parts: list[Part]) -> Message:
+    return {"id": message.get("id") or "", "role": message["role"], "parts": parts}
+
+
+def _plain(part: Part, *more: str) -> Part:
+    fields = ("type", "text", "mediaType", "url", "filename", *more)
+    return {field: part[field] for field in fields if part.get(field) is not None}
+
+
+def _tool(part: Part, for_model: ModelOutput, *, keep_decided: bool) -> Iterator[Part]:
+    """The call with its result, or nothing when there is none.
+
+    A decided approval stays only at the very end of the history, where the next request answers
+    it; anywhere else nobody ever will.
+    """
+    state = part.get("state")
+    if state not in FINAL_STATES and not (keep_decided and _is_decided(part)):
+        return
+    if state == "output-available" and part.get("preliminary"):
+        return
+    call_id = part["toolCallId"]
+    made: Part = {"type": part["type"], "toolCallId": call_id, "state": state}
+    made.update((field, part[field]) for field in _TOOL_FIELDS if part.get(field) is not None)
+    if is_dynamic(part):
+        made["toolName"] = tool_name(part)
+    made["input"] = _arguments(part.get("input", part.get("rawInput")))
+    if state == "output-available":
+        made["output"] = for_model(tool_name(part), part.get("output"), part.get("input"), call_id)
+    elif state == "output-error":
+        made["errorText"] = str(part.get("errorText", ""))
+    else:
+        made["approval"] = _approval(part, call_id)
+    yield made
+
+
+def _approval(part: Part, call_id: str) -> Part:
+    given = part.get("approval")
+    found: Mapping[str, Any] = given if isinstance(given, dict) else {}
+    approval: Part = {
+        "id": str(found.get("id", call_id)),
+        "approved": found.get("approved") is True,
+    }
+    if isinstance(found.get("reason"), str):
+        approval["reason"] = found["reason"]
+    return approval
+
+
+def _arguments(value: Any) -> Any:
+    """Tool arguments are an object or text; anything else a model sent is kept as JSON text."""
+    if value is None or isinstance(value, str | dict):
+        return value
+    return msgspec.json.encode(value).decode()
+
+
+def _injected(marker: Part) -> Iterator[Message]:
+    """The user messages a steering marker stands for: whole ones if stored, else their text."""
+    data = marker.get("data")
+    if not isinstance(data, dict):
+        return
+    whole = data.get("uiMessages")
+    if isinstance(whole, list):
+        yield from (item for item in whole if isinstance(item, dict) and item.get("role") == "user")
+        return
+    listed = data.get("messages")
+    for item in listed if isinstance(listed, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("text"), str):
+            yield {
+                "id": item.get("id") or "",
+                "role": "user",
+                "parts": [{"type": "text", "text": item["text"]}],
+            }
+
+
+# --- the library's loader ---------------------------------------------------------------------
+
+
+def _loaded(prepared: list[Message]) -> list[ModelMessage]:
+    from pydantic import ValidationError
+    from pydantic_ai.ui.vercel_ai import VercelAIAdapter
+    from pydantic_ai.ui.vercel_ai.request_types import UIMessage
+
+    accepted: list[UIMessage] = []
+    for message in prepared:
+        try:
+            accepted.append(UIMessage.model_validate(message))
+        except ValidationError as error:
+            # The library's text would quote the message; name only what and where.
+            where = ", ".join(".".join(map(str, item["loc"][:3])) for item in error.errors()[:3])
+            _log.warning("conversion.message_skipped %s: %s", message["id"], where)
+    try:
+        return VercelAIAdapter.load_messages(accepted)
+    except (ValueError, TypeError, AssertionError):
+        return [item for one in accepted for item in _loaded_alone(one)]
+
+
+def _loaded_alone(message: Any) -> list[ModelMessage]:
+    from pydantic_ai.ui.vercel_ai import VercelAIAdapter
+
+    try:
+        return VercelAIAdapter.load_messages([message])
+    except (ValueError, TypeError, AssertionError) as error:
+        _log.warning("conversion.message_skipped %s: %s", message.id, type(error).__name__)
+        return []
+
+
+# --- to_model_output --------------------------------------------------------------------------
+
+
+def _model_output(tools: Any) -> ModelOutput:
+    transforms = {
+        name: transform
+        for name, tool in _named(tools)
+        if callable(transform := getattr(tool, "to_model_output", None))
+    }
+
+    def convert(name: str, output: Any, given: Any, call_id: str) -> Any:
+        transform = transforms.get(name)
+        if transform is None:
+            return output
+        return _plain_output(call_with(transform, output, given, call_id))
+
+    return convert
+
+
+def _named(tools: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(tools, Mapping):
+        yield from ((str(name), tool) for name, tool in tools.items())
+    elif isinstance(tools, Iterable):
+        for tool in tools:
+            name = getattr(tool, "name", None)
+            if isinstance(name, str):
+                yield name, tool
+
+
+def call_with(function: Callable[..., Any], *values: Any) -> Any:
+    """Call `function` with as many of `values` as it declares: authors leave out what they ignore."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return function(*values)
+    takes = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return function(*values[: sum(p.kind in takes for p in parameters)])
+
+
+def _plain_output(value: Any) -> Any:
+    """What a transform gave, or the value inside the AI SDK's `{type, value}` form of it."""
+    if isinstance(value, dict) and set(value) == {"type", "value"}:
+        if value["type"] in ("text", "json", "error-text", "error-json"):
+            return value["value"]
+        if value["type"] == "content" and isinstance(value["value"], list):
+            texts = [item.get("text") for item in value["value"] if isinstance(item, dict)]
+            return "\n".join(text for text in texts if isinstance(text, str))
+    return value

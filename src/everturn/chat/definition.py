@@ -1,0 +1,294 @@
+"""`chat.agent`: an agent as its author defines it (chat-agent §3.1).
+
+A definition is immutable in what matters to runs: options are read once, hooks are added before
+the first run. It offers itself to the worker through the task registry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from everturn.chat.hooks import NAMES, H, Hooks
+from everturn.chat.state import ChatRun, NoObserver, Observer, _run
+from everturn.errors import ConfigurationError, InvalidRequest
+from everturn.protocol.runs import TaskDeclaration
+from everturn.rules import limits
+from everturn.tasks import codec, registry
+from everturn.tasks.durations import Duration, parse
+from everturn.tasks.runtime import RunRuntime
+
+ClientT = TypeVar("ClientT")
+log = logging.getLogger("everturn.chat")
+#: Shown when an exception says nothing itself.
+NO_WORDS = "An error occurred."
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of an agent; times in seconds. None means: the next rule in order decides."""
+
+    client_data: Any = None
+    action: Any = None
+    tools: Any = None
+    max_turns: int = limits.MAX_TURNS
+    turn_timeout_s: float = limits.TURN_TIMEOUT_S
+    idle_timeout_s: float | None = None
+    preload_idle_timeout_s: float | None = None
+    preload_timeout_s: float | None = None
+    exit_after_preload_idle: bool = False
+    token_ttl_s: float = limits.SESSION_TOKEN_S
+    on_error: Callable[[BaseException], str] | None = None
+
+
+class ChatAgent(Generic[ClientT]):
+    """A chat agent: its function, its options, its hooks. Made by `chat.agent`."""
+
+    kind: Literal["agent"] = "agent"
+
+    def __init__(
+        self,
+        task_id: str,
+        function: Callable[..., Any],
+        options: Options,
+        config: Mapping[str, Any],
+        hooks: Hooks | None = None,
+    ) -> None:
+        """`config` is what the task declaration carries: queue, machine, description, …"""
+        self.task_id = task_id
+        self.function = function
+        self.options = options
+        self.hooks = hooks if hooks is not None else Hooks()
+        self._config = dict(config)
+        self.__name__ = getattr(function, "__name__", task_id)
+        self.__doc__ = function.__doc__
+        self._client_data = codec.validator(options.client_data)
+        self._action = codec.validator(options.action)
+
+    @property
+    def hydrates(self) -> bool:
+        """Whether the author keeps history: no snapshot, no replay, no recovery of it."""
+        return self.hooks.has("hydrate_messages")
+
+    # --- hooks, as decorators ------------------------------------------------------------------
+
+    def on_boot(self, hook: H) -> H:
+        """Every start of the process for a run, continuations and retries included."""
+        return self.hooks.add("on_boot", hook)
+
+    def on_recovery_boot(self, hook: H) -> H:
+        """A boot that found an unfinished answer; may return RecoveryOverrides."""
+        return self.hooks.add("on_recovery_boot", hook)
+
+    def on_preload(self, hook: H) -> H:
+        """A run started before the first message."""
+        return self.hooks.add("on_preload", hook)
+
+    def on_validate_messages(self, hook: H) -> H:
+        """The incoming messages of a turn; returns the list to use."""
+        return self.hooks.add("on_validate_messages", hook)
+
+    def hydrate_messages(self, hook: H) -> H:
+        """Returns the whole history; the author keeps it from then on."""
+        return self.hooks.add("hydrate_messages", hook)
+
+    def on_chat_start(self, hook: H) -> H:
+        """The first turn of a chat, until one has committed."""
+        return self.hooks.add("on_chat_start", hook)
+
+    def on_turn_start(self, hook: H) -> H:
+        """Every turn, before the agent function."""
+        return self.hooks.add("on_turn_start", hook)
+
+    def prepare_messages(self, hook: H) -> H:
+        """Transforms the model's messages just before the agent function."""
+        return self.hooks.add("prepare_messages", hook)
+
+    def on_action(self, hook: H) -> H:
+        """An action; may return a streamable."""
+        return self.hooks.add("on_action", hook)
+
+    def on_before_turn_complete(self, hook: H) -> H:
+        """The answer is captured, the turn not yet complete; its writer still works."""
+        return self.hooks.add("on_before_turn_complete", hook)
+
+    def on_turn_complete(self, hook: H) -> H:
+        """The turn is durable; also after failed turns."""
+        return self.hooks.add("on_turn_complete", hook)
+
+    def on_chat_suspend(self, hook: H) -> H:
+        """The run is about to give up its slot."""
+        return self.hooks.add("on_chat_suspend", hook)
+
+    def on_chat_resume(self, hook: H) -> H:
+        """The run goes on, in the same memory."""
+        return self.hooks.add("on_chat_resume", hook)
+
+    # --- what the turn loop asks ---------------------------------------------------------------
+
+    def client_data(self, metadata: Any) -> Any:
+        """The parsed client data of a payload. Raises InvalidRequest, one line per field."""
+        if self.options.client_data is None:
+            return metadata
+        return _validated(self._client_data, {} if metadata is None else metadata)
+
+    def action(self, payload: Any) -> Any:
+        """The parsed action; as it came when no schema is declared."""
+        if self.options.action is None:
+            return payload
+        return _validated(self._action, payload)
+
+    def error_text(self, error: BaseException) -> str:
+        """What a client is shown of an exception."""
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if self.options.on_error is not None:
+            return str(self.options.on_error(error))
+        return str(error) or NO_WORDS
+
+    # --- the worker's side ---------------------------------------------------------------------
+
+    def declaration(self) -> TaskDeclaration:
+        queue = self._config.get("queue")
+        config = {key: value for key, value in self._config.items() if key != "queue"}
+        schema = codec.json_schema(self.options.client_data)
+        if schema is not None:
+            config["payloadSchema"] = schema
+        config.setdefault("retry", {"maxAttempts": 1})
+        return TaskDeclaration(
+            task_id=self.task_id,
+            kind="agent",
+            queue=queue if isinstance(queue, str) else "",
+            config=config,
+        )
+
+    async def run(self, runtime: RunRuntime, observer: Observer | None = None) -> bytes | None:
+        """Work one attempt of a run: boot, turns, waits, until it ends by its own decision.
+
+        Raises what ends the attempt: a failing boot hook, a lost lease, running out of memory.
+        """
+        from everturn.chat import turn_loop
+
+        payload = codec.decode_packet(runtime.info.payload, runtime.info.payload_type)
+        if not isinstance(payload, dict):
+            payload = {}
+
+        async def work(tasks: Any) -> None:
+            run = ChatRun(self, runtime, tasks, payload, observer or NoObserver())
+            token = _run.set(run)
+            try:
+                await turn_loop.drive(run)
+            finally:
+                _run.reset(token)
+
+        await turn_loop.with_tasks(work)
+        return None
+
+    def copy(self, task_id: str | None = None) -> ChatAgent[ClientT]:
+        """A second agent with the same function, options and hooks, for helpers that extend."""
+        return ChatAgent(
+            task_id or self.task_id, self.function, self.options, self._config, self.hooks.copy()
+        )
+
+    def __repr__(self) -> str:
+        return f"<chat agent {self.task_id!r}>"
+
+
+def _validated(validate: Callable[[Any], Any], value: Any) -> Any:
+    """Validate; errors become one line per field and never repeat the input."""
+    try:
+        return validate(value)
+    except ValueError as error:  # pydantic's ValidationError is one
+        errors = getattr(error, "errors", None)
+        if not callable(errors):
+            raise
+        lines = (f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in errors())
+        raise InvalidRequest("\n".join(lines)) from error
+
+
+_TASK_OPTIONS = {
+    "queue": "queue",
+    "machine": "machine",
+    "max_duration": "maxDuration",
+    "max_attempts": "maxAttempts",
+    "description": "description",
+}
+
+
+def agent(
+    id: str,
+    *,
+    client_data: Any = None,
+    action: Any = None,
+    tools: Any = None,
+    max_turns: int = limits.MAX_TURNS,
+    turn_timeout: Duration = limits.TURN_TIMEOUT_S,
+    idle_timeout: Duration | None = None,
+    preload_idle_timeout: Duration | None = None,
+    preload_timeout: Duration | None = None,
+    exit_after_preload_idle: bool = False,
+    access_token_ttl: Duration = limits.SESSION_TOKEN_S,
+    on_error: Callable[[BaseException], str] | None = None,
+    **more: Any,
+) -> Callable[[Callable[..., Any]], ChatAgent[Any]]:
+    """Define a chat agent and offer it to the worker.
+
+    The decorated function answers one turn. It receives a `chat.Turn` and returns a streamable,
+    or is itself a generator of text and chunks::
+
+        @chat.agent("echo")
+        async def echo(turn):
+            yield "you said: "
+            yield turn.text
+
+    Args:
+        id: the task id, unique in the project.
+        client_data: a model, type or validator for the `metadata` of messages.
+        action: the same for the payload of actions.
+        max_turns: turns of one run, failed ones included; the session goes on in another run.
+        turn_timeout: how long a suspended run waits for the next message.
+        idle_timeout: how long a run stays warm after a turn; 0 suspends at once.
+        on_error: the text a client is shown for an exception.
+        **more: hooks by their names, and the options queue, machine, max_duration, max_attempts
+            and description.
+
+    Raises:
+        ConfigurationError: an unknown option, or an id that is taken.
+    """
+    if max_turns < 1:
+        raise ConfigurationError("max_turns is at least 1")
+    options = Options(
+        client_data=client_data,
+        action=action,
+        tools=tools,
+        max_turns=max_turns,
+        turn_timeout_s=parse(turn_timeout),
+        idle_timeout_s=_optional(idle_timeout),
+        preload_idle_timeout_s=_optional(preload_idle_timeout),
+        preload_timeout_s=_optional(preload_timeout),
+        exit_after_preload_idle=exit_after_preload_idle,
+        token_ttl_s=parse(access_token_ttl),
+        on_error=on_error,
+    )
+    hooks = Hooks()
+    config: dict[str, Any] = {}
+    for name, value in more.items():
+        if name in NAMES:
+            hooks.add(name, value)
+        elif name in _TASK_OPTIONS:
+            config[_TASK_OPTIONS[name]] = value
+        else:
+            raise ConfigurationError(f"chat.agent has no option {name!r}")
+
+    def define(function: Callable[..., Any]) -> ChatAgent[Any]:
+        made: ChatAgent[Any] = ChatAgent(id, function, options, config, hooks)
+        registry.register(made)
+        return made
+
+    return define
+
+
+def _optional(duration: Duration | None) -> float | None:
+    return None if duration is None else parse(duration)

@@ -1,0 +1,155 @@
+"""The UI lane and `chat.history` (chat-agent §4.7).
+
+The lane is the canonical history of a chat. Authors change it through staged mutations, which
+compose, are visible to reads at once, and become the lane at the checkpoints of the pipeline.
+The lane's `version` rises with every change: what is derived from it (the model lane) is built
+again when the version it was built from is no longer current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from everturn.chat.parts import is_tool_part, tool_name
+
+Message = dict[str, Any]
+_RESOLVED = ("output-available", "output-error")
+
+
+class Lane:
+    """Ordered UI messages with a staged override."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._staged: list[Message] | None = None
+        self.version = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        """A copy of the list as committed: without what is staged."""
+        return list(self._messages)
+
+    @property
+    def last(self) -> Message | None:
+        return self._messages[-1] if self._messages else None
+
+    def replace_all(self, messages: Iterable[Message]) -> None:
+        """The runtime's own change: at once, not staged."""
+        self._messages = list(messages)
+        self.version += 1
+
+    def upsert(self, message: Message) -> None:
+        """Replace the message of that id in place, else append."""
+        self.replace_all(_upserted(self._messages, message))
+
+    def current(self) -> list[Message]:
+        """A copy, with what is staged."""
+        return list(self._messages if self._staged is None else self._staged)
+
+    def stage(self, messages: Sequence[Message]) -> None:
+        self._staged = list(messages)
+
+    def apply(self) -> bool:
+        """A checkpoint: what is staged becomes the lane. True when there was something."""
+        if self._staged is None:
+            return False
+        staged, self._staged = self._staged, None
+        self.replace_all(staged)
+        return True
+
+
+def _upserted(messages: Sequence[Message], message: Message) -> list[Message]:
+    out = list(messages)
+    for index, held in enumerate(out):
+        if message.get("id") and held.get("id") == message["id"]:
+            out[index] = message
+            return out
+    out.append(message)
+    return out
+
+
+class History:
+    """`chat.history`: reads include what is staged; changes apply at the next checkpoint."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def all(self) -> list[Message]:
+        return self._lane.current()
+
+    def get_chain(self) -> list[Message]:
+        """The same as `all`."""
+        return self._lane.current()
+
+    def find_message(self, id: str) -> Message | None:
+        return next((m for m in self._lane.current() if m.get("id") == id), None)
+
+    def get_pending_tool_calls(self) -> list[dict[str, Any]]:
+        """Calls of the newest assistant message that wait for an answer."""
+        for message in reversed(self._lane.current()):
+            if message.get("role") == "assistant":
+                return [
+                    _call(part, message)
+                    for part in message.get("parts") or ()
+                    if is_tool_part(part) and part.get("state") == "input-available"
+                ]
+        return []
+
+    def get_resolved_tool_calls(self) -> list[dict[str, Any]]:
+        """Calls of the whole chain that have an output or an error."""
+        return [
+            _call(part, message)
+            for message in self._lane.current()
+            for part in message.get("parts") or ()
+            if is_tool_part(part) and part.get("state") in _RESOLVED
+        ]
+
+    def extract_new_tool_results(self, message: Message) -> list[dict[str, Any]]:
+        """Results in `message` for calls the chain does not hold as resolved; each call once."""
+        known = {call["tool_call_id"] for call in self.get_resolved_tool_calls()}
+        results = []
+        for part in message.get("parts") or ():
+            if not is_tool_part(part) or part.get("state") not in _RESOLVED:
+                continue
+            if part.get("toolCallId") in known:
+                continue
+            known.add(part.get("toolCallId"))
+            result = {
+                "tool_call_id": part.get("toolCallId"),
+                "tool_name": tool_name(part),
+                "output": part.get("output"),
+            }
+            if part.get("errorText") is not None:
+                result["error_text"] = part["errorText"]
+            results.append(result)
+        return results
+
+    def set(self, messages: Sequence[Message]) -> None:
+        """Replace the whole chain."""
+        self._lane.stage(messages)
+
+    def remove(self, id: str) -> None:
+        self._lane.stage([m for m in self._lane.current() if m.get("id") != id])
+
+    def replace(self, id: str, message: Message) -> None:
+        self._lane.stage([message if m.get("id") == id else m for m in self._lane.current()])
+
+    def rollback_to(self, id: str) -> None:
+        """Keep everything up to and including the message; an unknown id changes nothing."""
+        messages = self._lane.current()
+        for index, message in enumerate(messages):
+            if message.get("id") == id:
+                self._lane.stage(messages[: index + 1])
+                return
+
+    def slice(self, start: int, end: int | None = None) -> None:
+        self._lane.stage(self._lane.current()[start:end])
+
+
+def _call(part: Message, message: Message) -> dict[str, Any]:
+    return {
+        "tool_call_id": part.get("toolCallId"),
+        "tool_name": tool_name(part),
+        "message_id": message.get("id"),
+    }

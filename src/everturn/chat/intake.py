@@ -1,0 +1,172 @@
+"""What came in and what of it is decided: one FIFO, two cursors (chat-agent §2.14, §2.18).
+
+Every record of `.in` passes `Intake._arrived` exactly once, whatever path it took. Messages that
+want a turn, and `close`, go to the end of one FIFO and are *open* until their own turn-complete
+is written. Everything else is decided on the spot.
+
+The committed cursor is the number just below the oldest open record, or the tail cursor when
+nothing is open. Stops that were used while an older message is still open lie above it: they are
+named one by one in the decided set, so that a later boot does not apply them again (rulings §1.7).
+Unknown records need no such mark, since a boot drops them anyway.
+
+A stop counts from the moment its message is taken from the FIFO, and before: without a target it
+means the turn in progress, or else the message that is next; with a target, exactly that message.
+A stop for a turn that has its answer, or for nothing, is consumed silently (rulings §1.12).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from everturn.protocol.records import Input, InputCursor, parse_input
+from everturn.rules import limits
+from everturn.rules.boot import target_of
+from everturn.tasks.channels import SessionInput, within
+from everturn.tasks.runtime import RunRuntime
+from everturn.tasks.signals import Signal
+
+#: The seq_num of a message that was never on `.in`: from the boot payload, or made by a hook.
+NOWHERE = -1
+STOPPED = "stopped"
+
+
+class Intake:
+    """The run's inputs. One per run; the turn loop is its only taker."""
+
+    def __init__(self, runtime: RunRuntime, tasks: TaskGroup, cursor: InputCursor) -> None:
+        """`cursor` is the newest committed cursor: nothing it covers is delivered."""
+        self._clock = runtime.clock
+        self._base = cursor
+        self._floor = cursor.seq_num
+        self._decided: set[int] = set(cursor.decided)
+        self._fifo: deque[Input] = deque()
+        #: Open seq_nums in rising order: received, and not covered by a turn-complete.
+        self._open: dict[int, None] = {}
+        #: Reasons of stops whose message waits in the FIFO.
+        self._stops: dict[int, str] = {}
+        self._current: Input | None = None
+        self._stop: Signal | None = None
+        self._arrival = anyio.Event()
+        self._taken = anyio.Event()
+        self.source: SessionInput[Input] = SessionInput(
+            runtime, tasks, decode=parse_input, after=cursor.seq_num, room=self._room
+        )
+
+    def listen(self) -> None:
+        """Follow `.in` from the tail cursor."""
+        self.source.on(self._arrived)
+
+    def seed(
+        self, items: Iterable[Input], *, decided: Iterable[int] = (), tail: int | None
+    ) -> None:
+        """What a boot read: `items` are queued in order, `decided` need nothing more.
+
+        Called before `listen`; `tail` is the highest number read.
+        """
+        for item in items:
+            self._fifo.append(item)
+            if item.seq_num != NOWHERE:
+                self._open[item.seq_num] = None
+        self._open = dict.fromkeys(sorted(self._open))
+        self._decided.update(decided)
+        if tail is not None:
+            self.source.advance(tail)
+
+    # --- taking --------------------------------------------------------------------------------
+
+    def head(self) -> Input | None:
+        return self._fifo[0] if self._fifo else None
+
+    def drop_head(self) -> None:
+        """Take the head without a turn: it needs none."""
+        self.decide(self._fifo.popleft().seq_num)
+
+    def has_work(self) -> bool:
+        return bool(self._fifo)
+
+    def begin(self, item: Input | None, stop: Signal) -> Input:
+        """Start the turn of the FIFO's head, or of `item` from elsewhere; `stop` is its signal."""
+        current = item if item is not None else self._fifo.popleft()
+        if not self._fifo:
+            self._arrival = anyio.Event()
+        self._taken.set()
+        self._current, self._stop = current, stop
+        reason = self._stops.pop(current.seq_num, None)
+        if reason is not None:
+            stop.abort(reason)
+        return current
+
+    def unstoppable(self) -> None:
+        """From here on a stop comes too late for the turn in progress (§2.8, T25)."""
+        self._stop = None
+
+    def done(self) -> None:
+        """The turn in progress is over."""
+        self._current = self._stop = None
+
+    async def arrives(self, limit_s: float | None) -> bool:
+        """Wait until the FIFO holds something; False after `limit_s` seconds without."""
+        if self._fifo:
+            return True
+        await within(self._clock, limit_s, self._arrival.wait)
+        return bool(self._fifo)
+
+    # --- cursors -------------------------------------------------------------------------------
+
+    def decide(self, seq_num: int) -> None:
+        """The record needs nothing more: its turn-complete is being written, or it was dropped."""
+        if seq_num == NOWHERE:
+            return
+        self._open.pop(seq_num, None)
+        self._stops.pop(seq_num, None)
+        if self._open:
+            self._decided.add(seq_num)
+
+    def cursor(self) -> InputCursor:
+        """The committed cursor now. Monotonic; `seq_num` is None while nothing was received."""
+        tail = self.source.tail_cursor
+        floor = next(iter(self._open)) - 1 if self._open else tail
+        if floor is not None and floor >= 0 and (self._floor is None or floor > self._floor):
+            self._floor = floor
+        known = -1 if self._floor is None else self._floor
+        self._decided = {number for number in self._decided if number > known}
+        return InputCursor(self._floor, frozenset(self._decided))
+
+    # --- arriving ------------------------------------------------------------------------------
+
+    def _arrived(self, item: Input) -> bool:
+        """One record, synchronously. Returns True: the buffer beneath stays empty."""
+        if self._base.covers(item.seq_num):
+            return True
+        if item.needs_answer or item.trigger == "close":
+            self._open[item.seq_num] = None
+            self._fifo.append(item)
+            self._arrival.set()
+        elif item.kind == "stop":
+            self._stop_arrived(item)
+            if self._open:
+                self._decided.add(item.seq_num)
+        return True
+
+    def _stop_arrived(self, item: Input) -> None:
+        message = item.payload.get("message")
+        reason = message if isinstance(message, str) and message else STOPPED
+        target = target_of(item)
+        if self._current is not None and target in (None, self._current.seq_num):
+            if self._stop is not None:
+                self._stop.abort(reason)
+            return
+        if target is None:
+            head = self.head()
+            target = head.seq_num if head is not None else None
+        if target is not None and target in self._open:
+            self._stops.setdefault(target, reason)
+
+    async def _room(self) -> None:
+        while len(self._fifo) >= limits.INPUT_BUFFER_MAX:
+            self._taken = anyio.Event()
+            await self._taken.wait()

@@ -1,0 +1,386 @@
+"""From whatever an author hands over to records on `.out` (chat-agent §4.1; rulings §5.3).
+
+A *streamable* is a string, a UI message, an iterator of strings or chunk dicts (sync or async),
+or a stream of the model library. `as_chunks` turns each of them into chunk dicts in the same
+form: a `start` that names its message, then parts. Strings between chunks become text parts.
+
+`Outlet` writes chunks in call order and never waits; `Response` pipes one streamable, feeding the
+same reducer a browser uses, so that the message that is stored is the message that was shown. A
+chunk the reducer refuses is refused before it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any
+
+import anyio
+import msgspec
+
+from everturn.chat.chunks import check_chunk, message_chunks
+from everturn.chat.reducer import MessageReducer
+from everturn.errors import UIMessageStreamError
+from everturn.ids import Ids
+from everturn.protocol.records import NewRecord, data_body
+from everturn.tasks.runtime import RunRuntime
+from everturn.tasks.signals import Signal
+
+Chunk = dict[str, Any]
+
+
+# --- telling streamables apart ------------------------------------------------------------------
+
+
+def is_message(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value and isinstance(value.get("parts"), list)
+
+
+def is_streamable(value: Any) -> bool:
+    """Whether a returned value is streamed; anything else an agent returns is ignored."""
+    if _is_models_own(value):
+        return _model_chunks(value) is not None
+    return isinstance(value, str | AsyncIterable | Iterator) or is_message(value)
+
+
+def _is_models_own(value: Any) -> bool:
+    """Whether the model library made it: told by name, so that nobody else pays its import."""
+    return type(value).__module__.partition(".")[0] == "pydantic_ai"
+
+
+def _model_chunks(value: Any) -> AsyncIterator[Chunk] | None:
+    from everturn.chat.adapters import pydantic_ai
+
+    return pydantic_ai.as_agent_chunks(value)
+
+
+def items_of(source: Any) -> AsyncIterator[Any]:
+    """The strings and chunks of a streamable or any (async) iterable. Raises TypeError."""
+    if _is_models_own(source):
+        chunks = _model_chunks(source)
+        if chunks is not None:
+            return chunks
+    if isinstance(source, str):
+        return _each([source])
+    if is_message(source):
+        return _each(message_chunks(source))
+    if isinstance(source, AsyncIterable):
+        return aiter(source)
+    if isinstance(source, Iterable) and not isinstance(source, bytes | dict):
+        return _each(source)
+    raise TypeError(f"cannot stream a {type(source).__name__}")
+
+
+async def _each(source: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in source:
+        yield item
+
+
+# --- one form -----------------------------------------------------------------------------------
+
+
+class _Framing:
+    """Puts start, step and text parts around plain strings and stamps the message id."""
+
+    def __init__(self, ids: Ids, message_id: str, *, forced: bool) -> None:
+        self._ids = ids
+        self._message_id = message_id
+        self._forced = forced
+        self._started = False
+        self._finished = False
+        self._step_open = False
+        self._text_id: str | None = None
+
+    def text(self, text: str) -> Iterator[Chunk]:
+        yield from self._start()
+        if self._text_id is None:
+            if not self._step_open:
+                self._step_open = True
+                yield {"type": "start-step"}
+            self._text_id = self._ids.part(16)
+            yield {"type": "text-start", "id": self._text_id}
+        if text:
+            yield {"type": "text-delta", "id": self._text_id, "delta": text}
+
+    def chunk(self, chunk: Chunk) -> Iterator[Chunk]:
+        kind = chunk.get("type")
+        yield from self._end_text()
+        if kind == "start":
+            chunk = self._stamped(chunk)
+            self._started = True
+        elif not self._started:
+            yield from self._start()
+        if kind == "start-step":
+            self._step_open = True
+        elif kind == "finish-step":
+            self._step_open = False
+        elif kind in ("finish", "abort"):
+            self._finished = True
+        yield chunk
+
+    def end(self) -> Iterator[Chunk]:
+        yield from self._end_text()
+        if self._step_open:
+            yield {"type": "finish-step"}
+        if self._started and not self._finished:
+            yield {"type": "finish", "finishReason": "stop"}
+
+    def _start(self) -> Iterator[Chunk]:
+        if not self._started:
+            self._started = True
+            yield {"type": "start", "messageId": self._message_id}
+
+    def _end_text(self) -> Iterator[Chunk]:
+        if self._text_id is not None:
+            yield {"type": "text-end", "id": self._text_id}
+            self._text_id = None
+
+    def _stamped(self, chunk: Chunk) -> Chunk:
+        # Only the first start continues a message; a later one begins another (X-04).
+        if chunk.get("messageId") and not (self._forced and not self._started):
+            return chunk
+        return {**chunk, "messageId": self._message_id}
+
+
+async def as_chunks(
+    source: Any, *, ids: Ids, message_id: str, forced: bool = False
+) -> AsyncGenerator[Chunk, None]:
+    """A streamable as chunk dicts: `start` first, its message named, plain text framed.
+
+    Args:
+        message_id: stamped on a `start` without one; with `forced`, also on one that has its own
+            (an answer that continues a message, or is given again after a crash).
+
+    Raises:
+        TypeError: the source, or an item of it, cannot be streamed.
+    """
+    framing = _Framing(ids, message_id, forced=forced)
+    items = items_of(source)
+    try:
+        async for item in items:
+            if isinstance(item, str):
+                made = framing.text(item)
+            elif is_message(item):
+                made = (c for piece in message_chunks(item) for c in framing.chunk(piece))
+            elif isinstance(item, dict):
+                made = framing.chunk(item)
+            else:
+                raise TypeError(f"a stream yields str or chunks, not {type(item).__name__}")
+            for chunk in made:
+                yield chunk
+        for chunk in framing.end():
+            yield chunk
+    finally:
+        await close_iterator(items)
+
+
+async def close_iterator(iterator: Any) -> None:
+    """End an async generator that was left half-way, so that its cleanup runs here and now."""
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        with anyio.CancelScope(shield=True):
+            await close()
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+class Outlet:
+    """Writes chunks to the session's `.out`, in call order, without waiting."""
+
+    def __init__(self, runtime: RunRuntime) -> None:
+        self._runtime = runtime
+        #: Chunks written so far: what tells an unused writer from a used one.
+        self.count = 0
+
+    def record(self, chunk: Chunk, *, ours: bool = False) -> NewRecord:
+        """A chunk as a record, checked. It must be the next thing appended.
+
+        Raises UIMessageStreamError and ChatChunkTooLargeError.
+        """
+        part_id = self._runtime.part_id()
+        body = data_body(check_chunk(chunk, part_id=part_id, ours=ours), part_id)
+        return NewRecord(body=body)
+
+    def write(self, chunk: Chunk, *, ours: bool = False) -> None:
+        """Write one chunk. The runtime keeps the order and finds out about failures."""
+        self.append(self.record(chunk, ours=ours))
+
+    def append(self, record: NewRecord) -> None:
+        """Write what `record` made."""
+        self._runtime.append([record])
+        self.count += 1
+
+    async def write_all(self, source: Any) -> None:
+        """Write every chunk of a source as it is: raw, unframed, not captured."""
+        async for chunk in items_of(source):
+            if not isinstance(chunk, dict):
+                raise TypeError(f"expected a chunk, not {type(chunk).__name__}")
+            await self._runtime.room()
+            self.write(chunk)
+
+
+class DataParts:
+    """Data parts written beside the stream, to be appended to the turn's response.
+
+    A later part with the same type and id replaces the earlier one (D-19).
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Chunk] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, chunk: Chunk) -> None:
+        """Keep a chunk if it is a `data-*` one that is not transient."""
+        if not str(chunk.get("type")).startswith("data-") or chunk.get("transient"):
+            return
+        part = {key: value for key, value in chunk.items() if key != "transient"}
+        part = msgspec.json.decode(msgspec.json.encode(part))
+        _put(self._parts, part)
+
+    def move_to(self, message: Chunk) -> Chunk:
+        """`message` with the parts at its end; they are gone from here afterwards."""
+        parts = list(message.get("parts") or ())
+        for part in self._parts:
+            _put(parts, part)
+        self._parts.clear()
+        return {**message, "parts": parts}
+
+
+def _put(parts: list[Chunk], part: Chunk) -> None:
+    if part.get("id") is not None:
+        for index, held in enumerate(parts):
+            if held.get("type") == part["type"] and held.get("id") == part["id"]:
+                parts[index] = part
+                return
+    parts.append(part)
+
+
+class Writer:
+    """`chat.response` and the `writer` of hook events.
+
+    `write` returns at once. `merge` streams a source when the hook has returned, before the next
+    step of the turn; merged chunks are never part of the response.
+    """
+
+    def __init__(self, out: Outlet, kept: DataParts | None) -> None:
+        """`kept` is None where no response exists (preload, recovery): nothing is kept then."""
+        self._out = out
+        self._kept = kept
+        self._merged: list[Any] = []
+
+    def write(self, chunk: Chunk) -> None:
+        """Write a chunk; data parts that are not transient join the turn's response."""
+        self._out.write(chunk)
+        if self._kept is not None:
+            self._kept.add(chunk)
+
+    def data(self, name: str, data: Any, *, id: str | None = None, transient: bool = False) -> None:
+        """Write a `data-<name>` chunk."""
+        chunk: Chunk = {"type": f"data-{name}", "data": data}
+        if id is not None:
+            chunk["id"] = id
+        if transient:
+            chunk["transient"] = True
+        self.write(chunk)
+
+    def merge(self, source: AsyncIterable[Chunk] | Iterable[Chunk]) -> None:
+        self._merged.append(source)
+
+    async def flush(self) -> None:
+        """Stream what was merged, in the order it was handed over."""
+        merged, self._merged = self._merged, []
+        for source in merged:
+            await self._out.write_all(source)
+
+
+class Response:
+    """One streamable on its way to `.out`, and the message it builds."""
+
+    def __init__(
+        self,
+        runtime: RunRuntime,
+        out: Outlet,
+        *,
+        message_id: str,
+        seed: Chunk | None = None,
+        forced: bool = False,
+    ) -> None:
+        """`seed` is the message that is continued; its id is `message_id` then."""
+        self._runtime = runtime
+        self._out = out
+        self._message_id = message_id
+        self._forced = forced or seed is not None
+        self._reducer = MessageReducer(seed)
+        self.started = False
+        self.cut = False
+        self.usage: Any = None
+
+    @property
+    def message(self) -> Chunk:
+        """The message so far, never without an id."""
+        message = self._reducer.snapshot()
+        if not message.get("id"):
+            message["id"] = self._message_id
+        return message
+
+    @property
+    def finish_reason(self) -> str | None:
+        if self.cut:
+            return None
+        return "error" if self._reducer.error is not None else self._reducer.finish_reason
+
+    async def pipe(self, source: Any, signal: Signal) -> None:
+        """Stream `source` until it ends or `signal` is aborted; then `cut` is set.
+
+        A cut stream ends with an `abort` chunk in place of `finish`.
+        """
+        chunks = as_chunks(
+            source, ids=self._runtime.ids, message_id=self._message_id, forced=self._forced
+        )
+        with anyio.CancelScope() as scope:
+            undo = signal.on_abort(lambda _: scope.cancel())
+            try:
+                async with contextlib.aclosing(chunks):
+                    async for chunk in chunks:
+                        self._take(chunk)
+                        await self._runtime.room()
+                        if signal.aborted:
+                            break
+            finally:
+                undo()
+        if signal.aborted and not self._is_finished():
+            self.cut = True
+            if self.started and not self._reducer.aborted:
+                self._take({"type": "abort", "reason": signal.reason or "stopped"})
+        self.usage = usage_of(source)
+
+    def _is_finished(self) -> bool:
+        return self._reducer.finish_reason is not None and not self._reducer.open_text_ids
+
+    def _take(self, chunk: Chunk) -> None:
+        if not isinstance(chunk.get("type"), str):
+            raise UIMessageStreamError("a chunk needs a `type`")
+        # Three steps, the first two of which may refuse: what a client may not see must not be in
+        # the stored message, and what does not fit the message must not reach a client.
+        record = self._out.record(chunk)
+        self._reducer.feed(chunk)
+        self._out.append(record)
+        self.started = True
+
+
+def usage_of(source: Any) -> Any:
+    """The usage a model stream counted; None for other sources."""
+    usage = getattr(source, "usage", None)
+    if callable(usage):
+        usage = usage()
+    return usage
+
+
+def add_usage(total: Any, usage: Any) -> Any:
+    """The sum of two usages; None counts as nothing."""
+    if usage is None:
+        return total
+    return usage if total is None else total + usage

@@ -1,0 +1,326 @@
+"""The state of one chat run and of one turn, and the context variable that finds them.
+
+`ChatRun` lives as long as the run: over its turns and suspensions, never over an attempt.
+`TurnState` lives for one turn or action. Both are plain holders: the rules are in `boot`, `turn`
+and `turn_loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from everturn.chat.history import History, Lane
+from everturn.chat.intake import Intake
+from everturn.chat.output import Chunk, DataParts, Outlet, Writer
+from everturn.chat.tokens import Tokens
+from everturn.chat.transcript import Transcript
+from everturn.errors import ChatContextError
+from everturn.protocol.records import Input, InputCursor
+from everturn.rules.trimming import TrimChain
+from everturn.tasks import scope
+from everturn.tasks.context import TaskContext
+from everturn.tasks.runtime import RunRuntime
+from everturn.tasks.signals import Signal
+
+if TYPE_CHECKING:
+    from everturn.chat.definition import ChatAgent
+
+ClientT = TypeVar("ClientT")
+Message = dict[str, Any]
+
+
+class Observer(Protocol):
+    """Told what a run does, as it does it: hook calls and phases. For logs, spans and tests."""
+
+    def hook(self, name: str, event: Any) -> None:
+        """A registered hook, or `run`, is about to be called."""
+        ...
+
+    def phase(self, name: str) -> None:
+        """boot, preload, wait, turn, action, suspended, end."""
+        ...
+
+
+class NoObserver:
+    def hook(self, name: str, event: Any) -> None:
+        pass
+
+    def phase(self, name: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Restart:
+    """An answer that a dead attempt left without its turn-complete (rulings §1.6)."""
+
+    #: The `.in` number of the message it answered; None when that cannot be told.
+    seq_num: int | None
+    #: The id it was streamed under; None when it had no `start` yet.
+    message_id: str | None
+    #: End chunks for the text and reasoning parts that were left open.
+    ends: tuple[Chunk, ...] = ()
+
+
+@dataclass
+class TurnState:
+    """One turn or action, from T1 to its turn-complete."""
+
+    item: Input
+    stop: Signal
+    signal: Signal
+    turn: int
+    #: Lets go of the run's own signal.
+    release: Callable[[], object] = lambda: None
+    client_data: Any = None
+    tools: Any = None
+    token: str = ""
+    #: The id that a dead attempt streamed this answer under.
+    restarted_id: str | None = None
+    piped: int = 0
+    kept: DataParts = field(default_factory=DataParts)
+    #: Whether an author changed history in this turn: it is stored before the turn-complete.
+    history_changed: bool = False
+    incoming: list[Message] = field(default_factory=list)
+    new_ui_messages: list[Message] = field(default_factory=list)
+    response: Message | None = None
+    raw_response: Message | None = None
+    finish_reason: str | None = None
+    usage: Any = None
+    stopped: bool = False
+    #: Once the turn-complete is written nothing more of this turn may be.
+    completed: bool = False
+    deferred: int = 0
+    deferred_done: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def trigger(self) -> str:
+        return self.item.trigger
+
+    @property
+    def wire_message(self) -> Message | None:
+        message = self.item.payload.get("message")
+        return message if isinstance(message, dict) else None
+
+
+class ChatRun:
+    """Everything a run of a chat agent holds in memory."""
+
+    def __init__(
+        self,
+        agent: ChatAgent[Any],
+        runtime: RunRuntime,
+        tasks: TaskGroup,
+        payload: Mapping[str, Any],
+        observer: Observer,
+    ) -> None:
+        info = runtime.info
+        self.agent = agent
+        self.runtime = runtime
+        self.tasks = tasks
+        self.payload = payload
+        self.observer = observer
+        self.ctx: TaskContext = scope.of(runtime).context
+        chat_id = payload.get("chatId")
+        self.chat_id: str = chat_id if isinstance(chat_id, str) else info.session_key or ""
+        session_id = payload.get("sessionId")
+        self.session_id: str = session_id if isinstance(session_id, str) else info.session_id or ""
+        self.continuation = payload.get("continuation") is True
+        previous = payload.get("previousRunId")
+        self.previous_run_id: str | None = previous if isinstance(previous, str) else None
+        self.preloaded = False
+        #: A continuation, or a further attempt: there is something to read at boot.
+        self.prior = self.continuation or info.attempt > 1
+        #: Whether a turn of this session has committed (rulings §1.15).
+        self.started = False
+
+        self.lane = Lane()
+        self.history = History(self.lane)
+        self.out = Outlet(runtime)
+        self.transcript = Transcript(runtime)
+        self.tokens = Tokens(
+            runtime, session=info.session_key or self.chat_id, ttl_s=agent.options.token_ttl_s
+        )
+        # Boot replaces both with what the session already decided and stored.
+        self.trim = TrimChain(bounded=not agent.hydrates)
+        self.intake = Intake(runtime, tasks, InputCursor(info.cursor, frozenset(info.decided)))
+
+        #: The client data parsed last, for events between turns.
+        self.client_data: Any = None
+        self.turn_index = 0
+        self.turns_started = 0
+        self.turn: TurnState | None = None
+        self.total_usage: Any = None
+        self.previous_turn_usage: Any = None
+        #: The answer that the next turn gives again, under its message id.
+        self.restart: Restart | None = None
+        self.upgrade_requested = False
+        self.end_requested = False
+        self.turn_timeout_s: float | None = None
+        self.idle_timeout_s: float | None = None
+
+    def writer(self) -> Writer:
+        """A writer for a hook: what it keeps joins the turn in progress, if there is one."""
+        return Writer(self.out, self.turn.kept if self.turn is not None else None)
+
+    async def hook(self, name: str, event: Any) -> Any:
+        """Call a registered hook, flush its writer, apply nothing."""
+        if not self.agent.hooks.has(name):
+            return None
+        self.observer.hook(name, event)
+        value = await self.agent.hooks.call(name, event, self.ctx)
+        writer = getattr(event, "writer", None)
+        if isinstance(writer, Writer):
+            await writer.flush()
+        return value
+
+
+_run: ContextVar[ChatRun | None] = ContextVar("everturn.chat", default=None)
+
+
+def current_run() -> ChatRun:
+    """The chat run this code belongs to. Raises ChatContextError outside of one."""
+    run = _run.get()
+    if run is None:
+        raise ChatContextError("this can only be called inside a run of a chat agent")
+    return run
+
+
+def current_turn() -> TurnState:
+    """The turn in progress. Raises ChatContextError between turns."""
+    turn = current_run().turn
+    if turn is None:
+        raise ChatContextError("this can only be called during a turn")
+    return turn
+
+
+class Turn(Generic[ClientT]):
+    """What an agent function receives: one turn (chat-agent §3.2)."""
+
+    def __init__(self, run: ChatRun, state: TurnState) -> None:
+        self._run = run
+        self._state = state
+        self._prepared: list[Any] | None = None
+
+    @property
+    def ui_messages(self) -> list[Message]:
+        """The history as clients see it, the new message included."""
+        return self._run.lane.messages
+
+    @property
+    def messages(self) -> list[Any]:
+        """The history for the model library; built on first use."""
+        if self._prepared is None:
+            self._prepared = model_messages(self._run, self._state)
+        return list(self._prepared)
+
+    def prepared(self, messages: list[Any]) -> None:
+        """Replace the model lane of this turn (`prepare_messages`)."""
+        self._prepared = messages
+
+    @property
+    def message(self) -> Message | None:
+        """The message this turn answers; None for a regenerate."""
+        return self._state.incoming[-1] if self._state.incoming else None
+
+    @property
+    def text(self) -> str:
+        """The text of `message`."""
+        from everturn.chat.messages import text_of
+
+        return text_of(self.message) if self.message is not None else ""
+
+    @property
+    def tools(self) -> Any:
+        return self._state.tools
+
+    @property
+    def chat_id(self) -> str:
+        return self._run.chat_id
+
+    @property
+    def session_id(self) -> str:
+        """The friendly `session_…` id, on every turn (D-16)."""
+        return self._run.session_id
+
+    @property
+    def trigger(self) -> str:
+        """submit-message or regenerate-message."""
+        return self._state.trigger
+
+    @property
+    def message_id(self) -> str | None:
+        value = self._state.item.payload.get("messageId")
+        return value if isinstance(value, str) else None
+
+    @property
+    def client_data(self) -> ClientT:
+        data: ClientT = self._state.client_data
+        return data
+
+    @property
+    def continuation(self) -> bool:
+        return self._run.continuation
+
+    @property
+    def previous_run_id(self) -> str | None:
+        return self._run.previous_run_id
+
+    @property
+    def preloaded(self) -> bool:
+        return self._run.preloaded
+
+    @property
+    def signal(self) -> Signal:
+        """Aborted when the turn is stopped or the run is cancelled."""
+        return self._state.signal
+
+    @property
+    def stop_signal(self) -> Signal:
+        return self._state.stop
+
+    @property
+    def cancel_signal(self) -> Signal:
+        return self._run.runtime.cancelled
+
+    @property
+    def previous_turn_usage(self) -> Any:
+        return self._run.previous_turn_usage
+
+    @property
+    def total_usage(self) -> Any:
+        """Of the turns before this one."""
+        return self._run.total_usage
+
+    @property
+    def ctx(self) -> TaskContext:
+        return self._run.ctx
+
+    @property
+    def turn(self) -> int:
+        """Its index in this run, from 0."""
+        return self._state.turn
+
+    def write(self, chunk: Chunk) -> None:
+        """`chat.response.write`."""
+        Writer(self._run.out, self._state.kept).write(chunk)
+
+    def stream(self, agent: Any, **overrides: Any) -> Any:
+        """Run a pydantic-ai agent on this turn's history; return its stream."""
+        from everturn.chat.adapters import pydantic_ai
+
+        return pydantic_ai.stream_agent(agent, turn=self, **overrides)
+
+
+def model_messages(run: ChatRun, state: TurnState | None) -> list[Any]:
+    """The UI lane as messages of the model library, which is imported here first (rulings §5.1)."""
+    from everturn.chat import conversion
+
+    tools = state.tools if state is not None else None
+    converted: list[Any] = conversion.to_model_messages(run.lane.messages, tools)
+    return converted

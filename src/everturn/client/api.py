@@ -1,0 +1,319 @@
+"""The HTTP API, a method per route.
+
+Bodies go in and come out as the wire has them (camelCase dictionaries); `sessions.py` and
+`runs.py` give them types. Everything here is safe to repeat: an append carries one part id and a
+create or trigger one request key over all tries, so a try whose answer was lost does no harm.
+
+Tries (wire-protocol §17.4): five, with pauses of 1 s growing by 1.6. Network failures, 408, 409,
+429 and everything from 500 up are tried again; `x-should-retry` overrules that in both
+directions; a 429 that says when its limit resets is waited for, up to a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import anyio
+import httpx2
+import msgspec
+
+from everturn.client import config, pool, problems
+from everturn.clock import Clock, SystemClock
+from everturn.errors import ApiError, NotAuthenticated, ProtocolError
+from everturn.ids import Ids, RandomIds
+from everturn.protocol import paths
+from everturn.protocol.records import Io
+
+TRIES: Final = 5
+PAUSE_S: Final = 1.0
+PAUSE_FACTOR: Final = 1.6
+PAUSE_S_MAX: Final = 30.0
+#: A rate limit that resets later than this is the caller's to handle.
+RATE_LIMIT_S_MAX: Final = 60.0
+
+Endpoint = Literal["in", "out"]
+Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+#: `(request, send) -> response`: called for every try instead of `send`, which it may call.
+RequestHook = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
+
+
+class Api:
+    """Calls one server with one key.
+
+    Args:
+        target: server and key; those of the surrounding code when None, looked up at each call.
+        hook: wraps every request.
+        tries: how often a failing call is made in all.
+    """
+
+    def __init__(
+        self,
+        target: config.Target | None = None,
+        *,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        hook: RequestHook | None = None,
+        tries: int = TRIES,
+    ) -> None:
+        self._target = target
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.ids: Ids = ids if ids is not None else RandomIds()
+        self._hook = hook
+        self._tries = tries
+
+    @property
+    def target(self) -> config.Target:
+        return self._target if self._target is not None else config.current()
+
+    def hooked(self, hook: RequestHook) -> Api:
+        """The same calls with every request going through `hook`."""
+        return Api(self._target, clock=self.clock, ids=self.ids, hook=hook, tries=self._tries)
+
+    # --- sessions (§4) -------------------------------------------------------------------------
+
+    async def create_session(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises SessionClosedError when the external id belongs to a closed session."""
+        return await self._json("POST", paths.SESSIONS, body=body, subject="session")
+
+    async def retrieve_session(self, session: str) -> dict[str, Any]:
+        path = paths.fill(paths.SESSION, session=session)
+        return await self._json("GET", path, subject="session")
+
+    async def update_session(self, session: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        path = paths.fill(paths.SESSION, session=session)
+        return await self._json("PATCH", path, body=body, subject="session")
+
+    async def close_session(self, session: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        path = paths.fill(paths.SESSION_CLOSE, session=session)
+        return await self._json("POST", path, body=body, subject="session")
+
+    async def list_sessions(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return await self._json("GET", paths.SESSIONS, query=query)
+
+    # --- channels (§5) -------------------------------------------------------------------------
+
+    async def append(
+        self, session: str, io: Io, text: str, *, part_id: str, base_url: str | None = None
+    ) -> int | None:
+        """Append one record; returns its seq_num, or None from a server that does not say.
+
+        The text is stored as it is, as a string. Raises SessionNotFound and SessionClosedError.
+        """
+        path = paths.fill(paths.CHANNEL_APPEND, session=session, io=io)
+        answer = await self._json(
+            "POST",
+            path,
+            content=text.encode(),
+            headers={"X-Part-Id": part_id},
+            subject="session",
+            base_url=base_url,
+        )
+        seq = answer.get("seq")
+        return seq if isinstance(seq, int) else None
+
+    async def write_records(self, session: str, records: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Write to `.out` from outside a run; needs the secret key (see `protocol/paths.py`)."""
+        path = paths.fill(paths.CHANNEL_RECORDS, session=session, io="out")
+        answer = await self._json("POST", path, body={"records": records}, subject="session")
+        return list(answer["seqNums"])
+
+    async def read_records(
+        self, session: str, io: Io, *, after: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Everything stored after a cursor, without waiting (§5.4)."""
+        path = paths.fill(paths.CHANNEL_RECORDS, session=session, io=io)
+        query = {} if after is None else {"afterEventId": str(after)}
+        answer = await self._json("GET", path, query=query, subject="session")
+        return list(answer["records"])
+
+    async def open_stream(
+        self,
+        session: str,
+        io: Io,
+        *,
+        after: int | None,
+        timeout_s: int | None = None,
+        peek_settled: bool = False,
+        base_url: str | None = None,
+    ) -> httpx2.Response:
+        """One request for an event stream, answered 2xx, its body unread (§5.3). Not retried.
+
+        The caller closes the response. Raises what `problems.error_for` makes of other statuses,
+        and ApiError without a status when no answer came in time.
+        """
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        if after is not None:
+            headers["Last-Event-ID"] = str(after)
+        if timeout_s is not None:
+            headers["Timeout-Seconds"] = str(timeout_s)
+        if peek_settled:
+            headers["X-Peek-Settled"] = "1"
+        path = paths.fill(paths.CHANNEL, session=session, io=io)
+        request, send = await self._request("GET", path, headers=headers, base_url=base_url)
+        try:
+            with anyio.fail_after(pool.CONNECT_S):
+                response = await send(request)
+                if response.is_success:
+                    return response
+                content = await _read(response)
+        except (httpx2.TransportError, TimeoutError) as error:
+            raise ApiError(f"no answer from {request.url.netloc.decode()}: {error!r}") from error
+        raise problems.error_for(response.status_code, content, subject="session")
+
+    # --- tokens (§3.4), tasks and runs (§9) ----------------------------------------------------
+
+    async def token_claims(self) -> dict[str, Any]:
+        """What every token of this environment says: `sub` and `pub`."""
+        return await self._json("POST", paths.TOKEN_CLAIMS)
+
+    async def trigger(
+        self, task: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Start a run. Returns the body and the response headers (`x-trigger-jwt`)."""
+        path = paths.fill(paths.TASK_TRIGGER, task=task)
+        response = await self._call("POST", path, body=body, subject="task")
+        return _object(response), response.headers
+
+    async def retrieve_run(self, run: str) -> dict[str, Any]:
+        return await self._json("GET", paths.fill(paths.RUN, run=run), subject="run")
+
+    async def list_runs(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return await self._json("GET", paths.RUNS, query=query)
+
+    async def cancel_run(self, run: str) -> dict[str, Any]:
+        return await self._json("POST", paths.fill(paths.RUN_CANCEL, run=run), subject="run")
+
+    # --- how --------------------------------------------------------------------------------------
+
+    async def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        return _object(await self._call(method, path, **options))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        subject: problems.Subject = "other",
+        base_url: str | None = None,
+    ) -> httpx2.Response:
+        """One call over all its tries. Raises the error of the last one."""
+        if body is not None:
+            content = msgspec.json.encode(body)
+        fixed = {"x-trigger-request-idempotency-key": self.ids.part()}
+        for attempt in range(self._tries):
+            request, send = await self._request(
+                method,
+                path,
+                content=content,
+                query=query,
+                headers={**fixed, **(headers or {})},
+                base_url=base_url,
+            )
+            last = attempt + 1 == self._tries
+            try:
+                response = await send(request)
+                answer = await _read(response)
+            except httpx2.TransportError as error:
+                if last:
+                    where = request.url.netloc.decode()
+                    raise ApiError(f"no answer from {where}: {error!r}") from error
+                await self._pause(attempt, None)
+                continue
+            if response.is_success:
+                return response
+            if last or not _may_retry(response):
+                raise problems.error_for(response.status_code, answer, subject=subject)
+            if not await self._pause(attempt, response):
+                raise problems.error_for(response.status_code, answer, subject=subject)
+        raise AssertionError("the last try returns or raises")
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        base_url: str | None = None,
+    ) -> tuple[httpx2.Request, Send]:
+        target = self.target
+        if not target.secret_key:
+            raise NotAuthenticated(
+                "no secret key: set EVERTURN_SECRET_KEY, call everturn.configure(secret_key=…), "
+                "or run `everturn dev` in this directory"
+            )
+        client = await pool.client(target.transport)
+        always = {"Authorization": f"Bearer {target.secret_key}", "x-trigger-source": "sdk"}
+        if target.branch:
+            always["x-trigger-branch"] = target.branch
+        if content is not None:
+            always["Content-Type"] = "application/json"
+        request = client.build_request(
+            method,
+            (base_url or target.url).rstrip("/") + path,
+            content=content,
+            params=dict(query) if query else None,
+            headers={**(headers or {}), **always},
+        )
+
+        async def send(prepared: httpx2.Request) -> httpx2.Response:
+            return await client.send(prepared, stream=True)
+
+        hook = self._hook
+        if hook is None:
+            return request, send
+
+        async def hooked(prepared: httpx2.Request) -> httpx2.Response:
+            return await hook(prepared, send)
+
+        return request, hooked
+
+    async def _pause(self, attempt: int, response: httpx2.Response | None) -> bool:
+        """Wait before the next try. False when the server asks for a longer wait than allowed."""
+        seconds = min(PAUSE_S * PAUSE_FACTOR**attempt, PAUSE_S_MAX)
+        if response is not None and response.status_code == 429:
+            reset_ms = _reset_ms(response)
+            if reset_ms is not None:
+                seconds = max(0.0, (reset_ms - self.clock.now_ms()) / 1000)
+                if seconds > RATE_LIMIT_S_MAX:
+                    return False
+                seconds += self.ids.uniform(0, 1)
+        await self.clock.sleep(seconds)
+        return True
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    try:
+        return await response.aread()
+    finally:
+        await response.aclose()
+
+
+def _may_retry(response: httpx2.Response) -> bool:
+    asked = response.headers.get("x-should-retry")
+    if asked in ("true", "false"):
+        return asked == "true"
+    return response.status_code in (408, 409, 429) or response.status_code >= 500
+
+
+def _reset_ms(response: httpx2.Response) -> int | None:
+    headers = response.headers
+    reset = headers.get("x-ratelimit-reset", "")
+    known = "x-ratelimit-limit" in headers and "x-ratelimit-remaining" in headers
+    return int(reset) if known and reset.isascii() and reset.isdigit() else None
+
+
+def _object(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the answer to {response.request.url.path} is no JSON") from error
+    if not isinstance(body, dict):
+        raise ProtocolError(f"the answer to {response.request.url.path} is no JSON object")
+    return body

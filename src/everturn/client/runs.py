@@ -1,0 +1,281 @@
+"""`runs` and triggering tasks, from outside of runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from everturn.client import wire
+from everturn.client.api import Api
+from everturn.errors import InvalidRequest, ProtocolError, WaitTimeoutError
+from everturn.rules import durations
+
+#: How often `poll` looks, in seconds.
+POLL_S = 1.0
+_DIGEST_CHARS = 64
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A run as the server tells it (wire-protocol §9.5). Times are aware datetimes.
+
+    `output` is there once it COMPLETED, `error` (`message`, `name`, `stackTrace`) once it failed.
+    `raw` is the whole answer, with members that have no name here.
+    """
+
+    id: str
+    status: str
+    task_identifier: str
+    is_queued: bool
+    is_executing: bool
+    is_waiting: bool
+    is_completed: bool
+    is_success: bool
+    is_failed: bool
+    is_cancelled: bool
+    is_test: bool
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    payload: Any = None
+    output: Any = None
+    error: Mapping[str, Any] | None = None
+    version: str | None = None
+    idempotency_key: str | None = None
+    attempt_count: int = 0
+    raw: Mapping[str, Any] = {}
+
+
+class TriggeredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that was started, or found by its idempotency key (`is_cached`).
+
+    `public_access_token` reads this run for an hour; None from servers that send none.
+    """
+
+    id: str
+    task_id: str
+    is_cached: bool = False
+    public_access_token: str | None = None
+
+
+async def trigger(
+    task_id: str,
+    payload: Any = None,
+    *,
+    idempotency_key: str | Sequence[str] | None = None,
+    idempotency_key_ttl: str | None = None,
+    delay: durations.Duration | datetime | None = None,
+    ttl: durations.Duration | None = None,
+    queue: str | None = None,
+    concurrency_key: str | None = None,
+    priority: float | None = None,
+    tags: str | Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    max_attempts: int | None = None,
+    max_duration: durations.Duration | None = None,
+    machine: str | None = None,
+    version: str | None = None,
+    test: bool = False,
+    api: Api | None = None,
+) -> TriggeredRun:
+    """Start a run of a task. Repeating a request whose answer was lost starts no second one.
+
+    Args:
+        payload: any value with a JSON form.
+        idempotency_key: the same key for the same task finds the same run.
+        delay: start it later: after a duration, or at a time.
+        ttl: let it expire when nobody started it for so long.
+        priority: seconds of head start in its queue.
+        version: run it on this version of the code only.
+
+    Raises:
+        TaskNotFound: no task of this id was ever registered.
+        Unprocessable: the options break a rule, such as an eleventh tag.
+    """
+    api = api or Api()
+    options: dict[str, Any] = {
+        **_idempotency(idempotency_key, idempotency_key_ttl),
+        "delay": _delay(delay, now_ms=api.clock.now_ms()),
+        "ttl": None if ttl is None else wire.whole_seconds(ttl),
+        "queue": None if queue is None else {"name": queue},
+        "concurrencyKey": concurrency_key,
+        "priority": priority,
+        "tags": tags,
+        "metadata": None if metadata is None else wire.plain(metadata),
+        "maxAttempts": max_attempts,
+        "maxDuration": None if max_duration is None else wire.whole_seconds(max_duration),
+        "machine": machine,
+        "lockToVersion": version,
+        "test": test or None,
+    }
+    body: dict[str, Any] = {
+        "options": {name: value for name, value in options.items() if value is not None}
+    }
+    if payload is not None:
+        body["payload"] = wire.plain(payload)
+        body["options"]["payloadType"] = "application/json"
+    answer, headers = await api.trigger(task_id, body)
+    return TriggeredRun(
+        id=str(answer["id"]),
+        task_id=task_id,
+        is_cached=bool(answer.get("isCached", False)),
+        public_access_token=headers.get("x-trigger-jwt"),
+    )
+
+
+async def retrieve(run: str | TriggeredRun | Run, *, api: Api | None = None) -> Run:
+    """A run by its id. Raises RunNotFound."""
+    return _parse(await (api or Api()).retrieve_run(_id(run)))
+
+
+async def cancel(run: str | TriggeredRun | Run, *, api: Api | None = None) -> str:
+    """Cancel a run; one that has finished stays as it is. Returns its id. Raises RunNotFound."""
+    answer = await (api or Api()).cancel_run(_id(run))
+    return str(answer["id"])
+
+
+async def poll(
+    run: str | TriggeredRun | Run,
+    *,
+    interval: durations.Duration = POLL_S,
+    timeout: durations.Duration | None = None,
+    api: Api | None = None,
+) -> Run:
+    """Wait until a run is over, looking at it every `interval`.
+
+    Raises WaitTimeoutError after `timeout`, and RunNotFound.
+    """
+    api = api or Api()
+    interval_s = durations.parse(interval)
+    until = None if timeout is None else api.clock.monotonic() + durations.parse(timeout)
+    while True:
+        found = await retrieve(run, api=api)
+        # Some servers leave these two out of `isCompleted` (wire-protocol §9.4).
+        if found.is_completed or found.status in ("EXPIRED", "TIMED_OUT"):
+            return found
+        if until is not None and api.clock.monotonic() + interval_s > until:
+            raise WaitTimeoutError(f"run {found.id} is still {found.status}", run_id=found.id)
+        await api.clock.sleep(interval_s)
+
+
+class RunPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list, newest first; `next` and `previous` are cursors or None."""
+
+    items: tuple[Run, ...]
+    next: str | None = None
+    previous: str | None = None
+
+
+class RunList:
+    """Runs, newest first: iterate them all, or page by page with `pages()` or `page()`."""
+
+    def __init__(self, api: Api, query: Mapping[str, str]) -> None:
+        self._api = api
+        self._query = dict(query)
+
+    async def page(self) -> RunPage:
+        """The first page."""
+        return await self._page(self._query)
+
+    async def pages(self) -> AsyncIterator[RunPage]:
+        """Page after page; the next one is asked for when the one before is used up."""
+        query = self._query
+        while True:
+            page = await self._page(query)
+            yield page
+            if page.next is None:
+                return
+            query = {**self._query, "page[after]": page.next}
+
+    async def __aiter__(self) -> AsyncIterator[Run]:
+        async for page in self.pages():
+            for item in page.items:
+                yield item
+
+    async def _page(self, query: Mapping[str, str]) -> RunPage:
+        body = await self._api.list_runs(query)
+        pagination = body.get("pagination") or {}
+        return RunPage(
+            items=tuple(_parse(item) for item in body.get("data", ())),
+            next=pagination.get("next"),
+            previous=pagination.get("previous"),
+        )
+
+
+def list(
+    *,
+    status: str | Sequence[str] | None = None,
+    task: str | Sequence[str] | None = None,
+    tag: str | Sequence[str] | None = None,
+    version: str | Sequence[str] | None = None,
+    queue: str | Sequence[str] | None = None,
+    is_test: bool | None = None,
+    period: str | None = None,
+    from_: datetime | int | None = None,
+    to: datetime | int | None = None,
+    limit: int | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    api: Api | None = None,
+) -> RunList:
+    """Runs that match all filters; a filter with several values matches any of them.
+
+    Args:
+        limit: runs per page, 1-100 (25). The others are those of `sessions.list`.
+    """
+    if after is not None and before is not None:
+        raise InvalidRequest("give `after` or `before`, not both")
+    query = {
+        "page[size]": limit,
+        "page[after]": after,
+        "page[before]": before,
+        "filter[status]": status,
+        "filter[taskIdentifier]": task,
+        "filter[tag]": tag,
+        "filter[version]": version,
+        "filter[queue]": queue,
+        "filter[isTest]": is_test,
+        "filter[createdAt][period]": period,
+        "filter[createdAt][from]": None if from_ is None else wire.epoch_ms(from_),
+        "filter[createdAt][to]": None if to is None else wire.epoch_ms(to),
+    }
+    return RunList(api or Api(), wire.query(**query))
+
+
+def _id(run: str | TriggeredRun | Run) -> str:
+    return run if isinstance(run, str) else run.id
+
+
+def _parse(body: Mapping[str, Any]) -> Run:
+    try:
+        return msgspec.convert({**body, "raw": body}, Run)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the server's run does not read: {error}") from error
+
+
+def _delay(delay: durations.Duration | datetime | None, *, now_ms: int) -> str | None:
+    if delay is None:
+        return None
+    if not isinstance(delay, datetime):
+        delay = timedelta(seconds=durations.parse(delay))
+    return wire.moment(delay, now_ms=now_ms)
+
+
+def _idempotency(key: str | Sequence[str] | None, ttl: str | None) -> dict[str, Any]:
+    """Wire members of a key: the digest decides, the key itself is for display (§9.3)."""
+    if key is None:
+        return {}
+    if isinstance(key, str) and len(key) == _DIGEST_CHARS:
+        return {"idempotencyKey": str(key), "idempotencyKeyTTL": ttl}
+    text = key if isinstance(key, str) else "-".join(key)
+    return {
+        "idempotencyKey": hashlib.sha256(text.encode()).hexdigest(),
+        "idempotencyKeyTTL": ttl,
+        "idempotencyKeyOptions": {"key": text, "scope": "global"},
+    }

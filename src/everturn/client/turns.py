@@ -1,0 +1,199 @@
+"""Which records of `.out` belong to the turn somebody asked for.
+
+`.out` is one log for all turns, so whoever sends a message must know where its answer begins and
+ends. The end is exact: every turn-complete names what of `.in` it has decided, and the append told
+the number of our record, so our turn is over when a turn-complete covers that number (X-01). A
+turn-complete that does not is the end of somebody else's turn, and reading goes on.
+
+The beginning matters only if an earlier turn was left unfinished by this client: it was aborted,
+its stream was left early, or a second message was sent while the first was being answered. What
+arrives until a turn-complete covers *that* message is skipped.
+
+Servers that answer an append without a number still work: the first turn-complete ends the turn,
+or, while skipping, ends the skipping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import anyio
+
+from everturn.client.follow import Arrived, Follower
+from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record
+
+#: Spelling of control records in logs of old writers: data chunks of these types.
+_LEGACY: Final = "trigger:"
+_LEGACY_TURN_COMPLETE: Final = "trigger:turn-complete"
+#: A stop is worth waiting for, but not for long: the server may be gone.
+STOP_S_MAX: Final = 10.0
+
+
+class AbortSignal(Protocol):
+    """What a caller stops an answer with; `everturn.Signal` is one."""
+
+    @property
+    def aborted(self) -> bool: ...
+
+    def on_abort(self, callback: Callable[[str], object]) -> Callable[[], None]: ...
+
+
+class Boundary:
+    """Tells, record by record, what to skip and when the turn is over.
+
+    Args:
+        target: `.in` number of the message whose turn is wanted; None if unknown.
+        skipping: whether an unfinished earlier turn comes first.
+        earlier: the `.in` number that turn answers, if known.
+    """
+
+    __slots__ = ("earlier", "skipping", "target")
+
+    def __init__(self, target: int | None, *, skipping: bool, earlier: int | None) -> None:
+        self.target = target
+        self.skipping = skipping
+        self.earlier = earlier
+
+    def turn_complete(self, cursor: InputCursor) -> bool:
+        """A turn ended with this cursor. True when it was the one wanted."""
+        known = cursor.seq_num is not None or bool(cursor.decided)
+        if self.target is not None and known:
+            ours = cursor.covers(self.target)
+        else:
+            ours = not self.skipping
+        if not known or self.earlier is None or cursor.covers(self.earlier):
+            self.skipping = False
+        return ours
+
+
+class ChatState:
+    """What a chat client knows of its chat; shared by the streams it hands out."""
+
+    __slots__ = ("last_seq", "started", "unsettled", "unsettled_seq")
+
+    def __init__(self, *, started: bool, last_seq: int | None) -> None:
+        self.started = started
+        #: The newest `.out` record seen: where the next stream begins.
+        self.last_seq = last_seq
+        #: Whether a turn is under way whose end was not seen, and which message it answers.
+        self.unsettled = False
+        self.unsettled_seq: int | None = None
+
+    def sent(self, seq: int | None) -> None:
+        """A message was appended; its turn is awaited."""
+        self.unsettled = True
+        self.unsettled_seq = seq
+
+    def saw(self, record: Record) -> None:
+        if self.last_seq is None or record.seq_num > self.last_seq:
+            self.last_seq = record.seq_num
+
+    def saw_turn_complete(self, cursor: InputCursor) -> None:
+        known = cursor.seq_num is not None or bool(cursor.decided)
+        if self.unsettled_seq is None or not known or cursor.covers(self.unsettled_seq):
+            self.unsettled = False
+            self.unsettled_seq = None
+
+
+class TurnReader:
+    """Reads one turn's chunks: what `ChatStream` stands on.
+
+    Args:
+        on_stop: called once if `signal` is aborted; appends the stop record.
+        on_turn_complete: called at each turn-complete, with its number.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        state: ChatState,
+        boundary: Boundary,
+        *,
+        signal: AbortSignal | None,
+        on_stop: Callable[[], Awaitable[None]] | None,
+        on_turn_complete: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._follower = follower
+        self._state = state
+        self._boundary = boundary
+        self._on_stop = on_stop
+        self._on_turn_complete = on_turn_complete
+        self._scope: anyio.CancelScope | None = None
+        self._aborted = False
+        self._undo: Callable[[], None] = lambda: None
+        self.complete = False
+        self.closed = False
+        if signal is not None:
+            self._undo = signal.on_abort(self._abort)
+
+    def waiting(self) -> bool:
+        """Whether the end of the turn is still to come."""
+        return not self.complete
+
+    async def next(self) -> dict[str, Any] | None:
+        """The next chunk of the turn; None at its end, however it ended.
+
+        Raises what following raises.
+        """
+        while not (self.closed or self.complete):
+            if self._aborted:
+                await self.settle()
+                break
+            arrived = await self._arrived()
+            if arrived is None:
+                continue
+            chunk = await self._chunk(arrived)
+            if chunk is not None:
+                return chunk
+        await self.aclose()
+        return None
+
+    async def settle(self) -> None:
+        """Carry out an abort that came: append the stop record. Once; does nothing otherwise.
+
+        The record is appended by whoever reads next and not in the background, so that no task
+        outlives its caller and a message sent after the abort comes after the stop.
+        """
+        if self._aborted and self._on_stop is not None:
+            stop, self._on_stop = self._on_stop, None
+            with anyio.move_on_after(STOP_S_MAX, shield=True):
+                await stop()
+
+    async def aclose(self) -> None:
+        """Stop reading. No stop record is sent, unless the signal was aborted before."""
+        if not self.closed:
+            self.closed = True
+            self._undo()
+            await self._follower.aclose()
+            await self.settle()
+
+    def _abort(self, _reason: str) -> None:
+        self._aborted = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _arrived(self) -> Arrived | None:
+        """The next record; None when aborted or when there are no more."""
+        arrived: Arrived | None = None
+        with anyio.CancelScope() as self._scope:
+            arrived = await self._follower.next()
+            if arrived is None:
+                self.closed = True
+        self._scope = None
+        return arrived
+
+    async def _chunk(self, arrived: Arrived) -> dict[str, Any] | None:
+        """What a record means for the reader: a chunk, or nothing to show."""
+        self._state.saw(arrived.record)
+        data = arrived.data
+        kind = data.get("type") if isinstance(data, dict) else None
+        if arrived.record.control == TURN_COMPLETE or kind == _LEGACY_TURN_COMPLETE:
+            cursor = InputCursor.of(arrived.record)
+            self._state.saw_turn_complete(cursor)
+            self.complete = self._boundary.turn_complete(cursor)
+            await self._on_turn_complete(arrived.record.seq_num)
+            return None
+        if not isinstance(data, dict) or not isinstance(kind, str) or kind.startswith(_LEGACY):
+            return None
+        return None if self._boundary.skipping else data

@@ -1,0 +1,79 @@
+"""Every URL template, once.
+
+A template's `{name}` stands for exactly one path segment. `fill` percent-encodes what goes in, so
+an id that holds a slash stays one segment; a server therefore splits the *raw* path on `/` first
+and decodes each segment afterwards (wire-protocol §1.2).
+
+One route is ours alone. The original writes objects to `.out` from outside a run only through its
+store's own protocol (wire-protocol §7); an append over HTTP would store a string (§6.2). So that
+guests who hold a secret key can write what readers expect, there is
+
+    POST /realtime/v1/sessions/{session}/out/records        secret key only (403 for tokens)
+    {"records": [ {"data": <JSON>, "partId"?: "<id>"}
+                | {"control": "<subtype>", "headers"?: [["name", "value"], …]}
+                | {"trim": <seq_num>} ]}                     1 to 1000 records, 1 MiB in all
+    -> 200 {"ok": true, "seqNums": [<int>, …]}               one number per record, in order
+
+A data record is stored in the envelope of §6.2 with `data` as it is (an object stays one) and
+`partId`, or a fresh one, as its id; a part id the channel already holds adds nothing and gets its
+first number again. All records are stored together or none is. Errors: 400 for a record that is
+none of the three, 403 for a token, 404 for an unknown session, 409 for a closed one, 413 over a
+limit.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+HEALTH: Final = "/healthz"
+READY: Final = "/readyz"
+LINK: Final = "/link/v1"
+
+# --- sessions (wire-protocol §4) ------------------------------------------------------------
+SESSIONS: Final = "/api/v1/sessions"
+SESSION: Final = "/api/v1/sessions/{session}"
+SESSION_CLOSE: Final = "/api/v1/sessions/{session}/close"
+SESSION_CONTINUE: Final = "/api/v1/sessions/{session}/end-and-continue"
+SESSION_SNAPSHOT_URL: Final = "/api/v1/sessions/{session}/snapshot-url"
+
+# --- channels (§5); `{io}` is `in` or `out` --------------------------------------------------
+CHANNEL: Final = "/realtime/v1/sessions/{session}/{io}"
+CHANNEL_APPEND: Final = "/realtime/v1/sessions/{session}/{io}/append"
+#: GET reads as JSON (§5.4); POST on `out` is ours, described at the top of this module.
+CHANNEL_RECORDS: Final = "/realtime/v1/sessions/{session}/{io}/records"
+
+# --- tokens (§3.4) --------------------------------------------------------------------------
+TOKEN_CLAIMS: Final = "/api/v1/auth/jwt/claims"
+TOKENS: Final = "/api/v1/auth/jwt"
+PUBLIC_TOKENS: Final = "/api/v1/auth/public-tokens"
+
+# --- tasks and runs (§9) --------------------------------------------------------------------
+TASK_TRIGGER: Final = "/api/v1/tasks/{task}/trigger"
+RUNS: Final = "/api/v1/runs"
+RUN: Final = "/api/v3/runs/{run}"
+RUN_CANCEL: Final = "/api/v2/runs/{run}/cancel"
+RUN_METADATA: Final = "/api/v1/runs/{run}/metadata"
+RUN_TAGS: Final = "/api/v1/runs/{run}/tags"
+RUN_RESULT: Final = "/api/v1/runs/{run}/result"
+
+
+def encode_segment(value: str) -> str:
+    """Percent-encode one path segment as JavaScript's `encodeURIComponent` does.
+
+    Letters, digits and ``- _ . ! ~ * ' ( )`` stay. The segments `.` and `..` are encoded all the
+    same, because URL libraries would otherwise resolve them away before anything is sent.
+
+    Raises UnicodeEncodeError for a lone surrogate, where JavaScript raises URIError.
+    """
+    if value in (".", ".."):
+        return "%2E" * len(value)
+    return quote(value, safe="-_.!~*'()")
+
+
+def fill(template: str, **segments: str) -> str:
+    """The path of a template with its segments filled in and encoded.
+
+    Raises KeyError when a segment of the template is missing.
+    """
+    return template.format_map({name: encode_segment(value) for name, value in segments.items()})

@@ -1,0 +1,158 @@
+"""What a chat run does when it starts: decisions only (chat-agent §2.2, §2.3; rulings §1.5-1.12).
+
+The facts come from three reads: the snapshot, the records of `.out` after it, the records of
+`.in` after the committed cursor. From them follows
+
+* who is answered (`recover`): open submit, regenerate and action records keep their arrival
+  order. On a further attempt of the same run the first of them is answered again. On a
+  continuation that finds an unfinished answer, the message it belongs to counts as answered by
+  that partial (the server normally closes such a turn itself; this is the defence behind it).
+* which message a stop meant: a stop that nobody decided, newer than the first open message,
+  stops that message; a stop that names another open message stops that one.
+* whether the run ends at once: a `close` that is the newest and only thing left.
+* where the run goes first (`first_step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from everturn.protocol.records import Input, InputCursor
+
+
+class Recovery(NamedTuple):
+    """The row of §2.3 that applies."""
+
+    #: Records to be handled, in order, before anything new.
+    turns: tuple[Input, ...] = ()
+    #: A message the unfinished answer is kept for: seeded before the partial, not run again.
+    spliced: Input | None = None
+    #: Whether the partial joins history.
+    keeps_partial: bool = False
+    #: Whether `on_recovery_boot` fires.
+    asks_hook: bool = False
+    #: The message a stop ended while nobody ran it: it gets its turn-complete at boot.
+    stopped: Input | None = None
+    #: Seq numbers that need no turn: stale stops, closes, unknown records.
+    dropped: tuple[int, ...] = ()
+    #: A lone, newest `close`: the run ends right after `on_boot`.
+    ends: Input | None = None
+
+
+def open_inputs(inputs: Iterable[Input], cursor: InputCursor) -> list[Input]:
+    """Inputs that no turn-complete and no snapshot decided, oldest first."""
+    return [item for item in inputs if not cursor.covers(item.seq_num)]
+
+
+def message_of(item: Input) -> Mapping[str, Any] | None:
+    """The UI message a record carries, None when it carries none."""
+    message = item.payload.get("message")
+    return message if isinstance(message, dict) else None
+
+
+def target_of(stop: Input) -> int | None:
+    """The `.in` number of the message a stop means; None for the turn in progress."""
+    target = stop.payload.get("targetSeq")
+    return target if isinstance(target, int) and not isinstance(target, bool) else None
+
+
+def recover(
+    *, prior: bool, attempt: int, has_partial: bool, undecided: Sequence[Input]
+) -> Recovery:
+    """The recovery decision table.
+
+    Args:
+        prior: a continuation, or attempt > 1.
+        has_partial: `.out` ends in an unfinished answer that holds more than step marks.
+        undecided: what `open_inputs` answered.
+    """
+    if not prior:
+        return Recovery()
+    wanted = [item for item in undecided if item.needs_answer]
+    stopped = _stopped(wanted, undecided)
+    closes = [item for item in undecided if item.trigger == "close"]
+    newest = next((item for item in reversed(undecided) if item.kind == "message"), None)
+    ends = newest if newest is not None and newest in closes and not wanted else None
+    dropped = tuple(
+        item.seq_num for item in undecided if not item.needs_answer and item is not ends
+    )
+    base = Recovery(turns=tuple(wanted), dropped=dropped, ends=ends, stopped=stopped)
+    if stopped is not None:
+        rest = tuple(item for item in wanted if item is not stopped)
+        return base._replace(turns=rest, keeps_partial=stopped is wanted[0])
+    if not has_partial:
+        return base
+    if attempt > 1:
+        return base._replace(asks_hook=True)
+    submits = [item for item in wanted if item.trigger == "submit-message"]
+    if not submits:
+        return base._replace(asks_hook=True)
+    spliced = submits[0]
+    rest = tuple(item for item in wanted if item is not spliced)
+    return base._replace(turns=rest, spliced=spliced, keeps_partial=True, asks_hook=True)
+
+
+def _stopped(wanted: Sequence[Input], undecided: Sequence[Input]) -> Input | None:
+    """The open message that an undecided stop means (rulings §1.12)."""
+    if not wanted:
+        return None
+    for stop in undecided:
+        if stop.kind != "stop":
+            continue
+        target = target_of(stop)
+        if target is None and stop.seq_num > wanted[0].seq_num:
+            return wanted[0]
+        for item in wanted:
+            if item.seq_num == target:
+                return item
+    return None
+
+
+class FirstStep(StrEnum):
+    """Where a run goes after `on_boot`."""
+
+    QUEUE = "queue"  # something recovered waits to be handled
+    PRELOAD = "preload"  # on_preload, then wait
+    WAIT_PRELOAD = "wait-preload"  # a further attempt of a preloaded run: wait, without the hook
+    WAIT = "wait"  # a continuation, or a first run whose message travels in the log
+    PAYLOAD = "payload"  # the boot payload itself is the first turn
+    END = "end"
+
+
+def first_step(
+    payload: Mapping[str, Any],
+    *,
+    attempt: int,
+    started: bool,
+    payload_open: bool,
+    queued: bool,
+    ends: bool,
+) -> FirstStep:
+    """Branch B12 of §2.2, first match wins.
+
+    A first message normally travels in the log (rulings §1.4); a boot payload that still holds
+    one drives turn 0 itself.
+
+    Args:
+        started: whether a turn of this session has committed: until then a preload is due, on
+            whatever attempt (rulings §1.15).
+        payload_open: the boot payload holds a message that history does not hold yet.
+        queued: recovered records wait to be handled.
+        ends: a lone `close` ends the run.
+    """
+    trigger = payload.get("trigger")
+    if payload_open:
+        return FirstStep.PAYLOAD
+    if queued:
+        return FirstStep.QUEUE
+    if ends or trigger == "close":
+        return FirstStep.END
+    if trigger == "preload":
+        return FirstStep.WAIT_PRELOAD if started else FirstStep.PRELOAD
+    if payload.get("continuation") is True or attempt > 1:
+        return FirstStep.WAIT
+    if trigger == "regenerate-message" or (trigger == "action" and "action" in payload):
+        return FirstStep.PAYLOAD
+    return FirstStep.WAIT

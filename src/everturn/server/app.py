@@ -1,0 +1,149 @@
+"""The HTTP application: the table of routes, and the way a request takes through it.
+
+`App` is what a server runs. Session channels, which carry every chunk, are plain ASGI callables
+picked by their prefix. Everything else goes through the table below. Both work on the raw path:
+the table is matched against the path as it was sent, and what it captured is decoded afterwards,
+so `chat%2F1` is one segment (wire-protocol §1.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.routing import BaseRoute, Route, Router
+
+from everturn.errors import NotFound
+from everturn.protocol import paths
+from everturn.protocol.problems import problem
+from everturn.rules import limits
+from everturn.server.rates import Rates
+from everturn.server.routes import auth_tokens, health, runs, sessions, snapshots
+from everturn.server.routes.calls import (
+    RATES,
+    SERVICES,
+    Answer,
+    Method,
+    Resource,
+    cors_headers,
+    origin_of,
+    respond,
+)
+from everturn.server.routes.channels import PREFIX, channels
+from everturn.server.routes.link import link_endpoint
+from everturn.server.routes.reading import READERS, Readers
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from everturn.server.services import Services
+
+_LINK: Final = paths.LINK.encode()
+_LIMITED: Final = b"/api/"
+#: Paths under `/api` that are never limited (§17.6).
+_UNLIMITED: Final = (b"/api/v1/auth/jwt/claims", b"/api/v1/snapshots/", b"/snapshot-url")
+
+_CREATE = Method(sessions.create, public=True, cap=limits.CREATE_BODY_BYTES_MAX)
+_UPDATE = Method(sessions.update, public=True, cap=limits.UPDATE_BODY_BYTES_MAX)
+_CLOSE = Method(sessions.close, public=True, cap=limits.SMALL_BODY_BYTES_MAX)
+_CONTINUE = Method(sessions.end_and_continue, public=True, cap=limits.SMALL_BODY_BYTES_MAX)
+_TRIGGER = Method(runs.trigger, public=True, cap=limits.TRIGGER_BODY_BYTES_MAX)
+_MINT = Method(auth_tokens.mint, cap=limits.UPDATE_BODY_BYTES_MAX)
+_MINT_PUBLIC = Method(auth_tokens.mint_public, cap=limits.UPDATE_BODY_BYTES_MAX)
+_SNAPSHOT_UPLOAD = Method(sessions.snapshot_upload, public=True)
+_SNAPSHOT_DOWNLOAD = Method(sessions.snapshot_download, public=True)
+_SNAPSHOT_WRITE = Method(snapshots.write, open=True, cap=limits.SNAPSHOT_BODY_BYTES_MAX)
+
+ROUTES: Final[list[BaseRoute]] = [
+    # health
+    Route(paths.HEALTH, Resource(GET=Method(health.alive, open=True))),
+    Route(paths.READY, Resource(GET=Method(health.ready, open=True))),
+    # sessions (§4)
+    Route(
+        paths.SESSIONS,
+        Resource(cors=True, GET=Method(sessions.page, public=True), POST=_CREATE),
+    ),
+    Route(
+        paths.SESSION,
+        Resource(cors=True, GET=Method(sessions.retrieve, public=True), PATCH=_UPDATE),
+    ),
+    Route(paths.SESSION_CLOSE, Resource(cors=True, POST=_CLOSE)),
+    Route(paths.SESSION_CONTINUE, Resource(cors=True, POST=_CONTINUE)),
+    Route(
+        paths.SESSION_SNAPSHOT_URL,
+        Resource(cors=True, GET=_SNAPSHOT_DOWNLOAD, PUT=_SNAPSHOT_UPLOAD),
+    ),
+    Route(
+        "/api/v1/snapshots/{environment}/{session}",
+        Resource(cors=True, GET=Method(snapshots.read, open=True), PUT=_SNAPSHOT_WRITE),
+    ),
+    # tokens (§3.4)
+    Route(paths.TOKEN_CLAIMS, Resource(POST=Method(auth_tokens.claims))),
+    Route(paths.TOKENS, Resource(POST=_MINT)),
+    Route(paths.PUBLIC_TOKENS, Resource(POST=_MINT_PUBLIC)),
+    # tasks and runs (§9)
+    Route(paths.TASK_TRIGGER, Resource(cors=True, POST=_TRIGGER)),
+    Route(paths.RUNS, Resource(GET=Method(runs.page, public=True))),
+    Route(paths.RUN, Resource(cors=True, GET=Method(runs.retrieve, public=True))),
+    Route(paths.RUN_CANCEL, Resource(POST=Method(runs.cancel, public=True))),
+    Route(
+        paths.RUN_METADATA,
+        Resource(
+            GET=Method(runs.read_metadata),
+            PUT=Method(runs.change_metadata, cap=limits.TRIGGER_BODY_BYTES_MAX),
+        ),
+    ),
+    Route(
+        paths.RUN_TAGS,
+        Resource(POST=Method(runs.add_tags, cap=limits.UPDATE_BODY_BYTES_MAX)),
+    ),
+    Route(paths.RUN_RESULT, Resource(GET=Method(runs.result))),
+]
+
+
+class App:
+    """The ASGI application of one server."""
+
+    def __init__(self, services: Services, readers: Readers) -> None:
+        self._services = services
+        self.readers = readers
+        self._rates = (
+            Rates(services.settings, services.clock) if services.settings.limits_rates else None
+        )
+        self._router = Router(ROUTES, default=_nowhere, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._router(scope, receive, send)
+            return
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        scope["raw_path"] = raw = raw.partition(b"?")[0]
+        scope[SERVICES] = self._services
+        if scope["type"] == "websocket":
+            await self._websocket(raw, scope, receive, send)
+        elif raw.startswith(PREFIX):
+            scope[READERS] = self.readers
+            await channels(scope, receive, send)
+        else:
+            if self._rates is not None and _is_limited(raw):
+                scope[RATES] = self._rates
+            scope["path"] = raw.decode("latin-1")
+            scope["root_path"] = ""
+            await self._router(scope, receive, send)
+
+    async def _websocket(self, raw: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        if raw == _LINK:
+            await link_endpoint(self._services, scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 4404})
+
+
+def _is_limited(raw: bytes) -> bool:
+    return raw.startswith(_LIMITED) and not any(part in raw for part in _UNLIMITED)
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """A path that does not exist; readable from a page too, so that a typo can be understood."""
+    result = Answer(*problem(NotFound("Not found", should_retry=False)))
+    await respond(
+        send, result._replace(headers=(*result.headers, *cors_headers(origin_of(scope)))), None
+    )

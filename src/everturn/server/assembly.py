@@ -1,0 +1,258 @@
+"""Putting a server together: engines by URL, services on them, the application, the sweeps.
+
+The only module that names engines. `build(settings)` opens them in the order in which they are
+needed and closes them in reverse, after the sweeps and the reader clock have ended:
+
+    async with build(Settings(data_dir=".everturn")) as system:
+        await serve(system)
+
+Engines are imported when they are chosen, so that a server in memory loads no database driver.
+
+The master key encrypts secret keys at rest. It is the setting if there is one, else the file
+`master.key` of the data folder, made on first use and readable by its owner only; without a
+folder (tests, all in memory) it lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+
+from everturn.clock import Clock, SystemClock
+from everturn.errors import ConfigurationError
+from everturn.ids import Ids, RandomIds
+from everturn.server.app import App
+from everturn.server.routes.reading import Readers
+from everturn.server.services import Services
+from everturn.server.services.keys import Keys, environment_id_of
+from everturn.server.settings import MEMORY_URL, Settings
+from everturn.server.sweeps import run_sweeps
+
+if TYPE_CHECKING:
+    from everturn.storage.ports.snapshots import ObjectStore
+    from everturn.storage.ports.state import Environment, StateStore
+    from everturn.storage.ports.streams import StreamStore
+
+log = logging.getLogger("everturn.server")
+
+MASTER_KEY_FILE: Final = "master.key"
+MASTER_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A running server, apart from its socket."""
+
+    settings: Settings
+    services: Services
+    #: The ASGI application.
+    app: App
+    #: The environment the settings name.
+    environment: Environment
+    #: A secret key of that environment: the fixed one, or in development one that was kept or
+    #: made. None when keys are made by hand (`everturn keys`).
+    secret_key: str | None
+
+    async def ready(self) -> bool:
+        """Whether a worker serves the environment, or any other."""
+        services = self.services
+        now_ms = services.clock.now_ms()
+        for environment in await services.state.environments():
+            for worker in await services.state.live_workers(environment.id, now_ms=now_ms):
+                if not worker.draining:
+                    return True
+        return False
+
+
+@asynccontextmanager
+async def build(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    streams: StreamStore | None = None,
+) -> AsyncIterator[System]:
+    """Open the engines, start the sweeps, hand out the system; stop and close at the end.
+
+    Args:
+        clock, ids: where time and chance come from; the machine's own by default.
+        streams: an opened stream engine in place of the one the settings name; closed at the end.
+
+    Raises ConfigurationError when the settings cannot work.
+    """
+    clock = clock or SystemClock()
+    ids = ids or RandomIds()
+    async with AsyncExitStack() as stack:
+        if settings.folder is not None:
+            settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = await _open_state(settings, clock, ids)
+        stack.push_async_callback(state.close)
+        streams = streams or await _open_streams(settings, clock)
+        stack.push_async_callback(streams.close)
+        services = Services(
+            settings=settings,
+            clock=clock,
+            ids=ids,
+            state=state,
+            streams=streams,
+            objects=_open_objects(settings),
+            wakeups=_open_wakeups(),
+            master_key=_master_key(settings),
+        )
+        environment, secret_key = await _open_environment(services)
+        readers = Readers(clock, ids, readers_max=settings.readers_max)
+        system = System(
+            settings=settings,
+            services=services,
+            app=App(services, readers),
+            environment=environment,
+            secret_key=secret_key,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(readers.run, name="readers")
+            tasks.start_soon(run_sweeps, services, name="sweeps")
+            log.info("server.opened", extra={"environment": environment.slug})
+            try:
+                yield system
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRing:
+    """The secret keys of one environment, without a server around them."""
+
+    state: StateStore
+    keys: Keys
+    environment: Environment
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[KeyRing]:
+    """The keys of the settings' environment, for commands that manage them.
+
+    Opens the state only, which a running server may have open at the same time.
+    """
+    if settings.folder is not None:
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    clock, ids = SystemClock(), RandomIds()
+    state = await _open_state(settings, clock, ids)
+    try:
+        environment = await state.ensure_environment(settings.environment, now_ms=clock.now_ms())
+        keys = Keys(state, clock, ids, _master_key(settings))
+        yield KeyRing(state=state, keys=keys, environment=environment)
+    finally:
+        await state.close()
+
+
+# --- engines by URL ------------------------------------------------------------------------------
+
+
+async def _open_state(settings: Settings, clock: Clock, ids: Ids) -> StateStore:
+    url = settings.database
+    if url == MEMORY_URL:
+        from everturn.storage.memory.state import MemoryState
+
+        return MemoryState()
+    from everturn.storage.sql import SqlState
+
+    return await SqlState.open(url, clock=clock, ids=ids)
+
+
+async def _open_streams(settings: Settings, clock: Clock) -> StreamStore:
+    url = settings.streams
+    if url == MEMORY_URL:
+        from everturn.storage.memory.streams import MemoryStreams
+
+        return MemoryStreams(clock)
+    scheme, _, path = url.partition(":///")
+    if scheme != "sqlite" or not path:
+        raise ConfigurationError(f"no stream engine for {scheme!r}: sqlite and memory exist")
+    from everturn.storage.sqlite import SqliteStreams
+
+    return await SqliteStreams.open(Path(path), clock)
+
+
+def _open_objects(settings: Settings) -> ObjectStore:
+    url = settings.objects
+    if url == MEMORY_URL:
+        from everturn.storage.memory.objects import MemoryObjects
+
+        return MemoryObjects()
+    from everturn.storage.objects import open_objects
+
+    if settings.objects_url is None and settings.folder is not None:
+        # As a path and not as a URL, because a folder's name may hold what a URL would decode.
+        return open_objects(settings.folder.absolute() / "objects")
+    return open_objects(url)
+
+
+def _open_wakeups() -> Any:
+    from everturn.storage.memory.wakeups import MemoryWakeups
+
+    return MemoryWakeups()
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def _master_key(settings: Settings) -> bytes:
+    """The key that encrypts secret keys. Raises ConfigurationError for a file that is not one."""
+    if settings.master_key is not None:
+        return bytes.fromhex(settings.master_key)
+    if settings.folder is None:
+        return os.urandom(MASTER_KEY_BYTES)
+    path = settings.folder / MASTER_KEY_FILE
+    try:
+        # Exclusive, so that of two starts at once one makes the file and the other reads it.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_master_key(path)
+    with os.fdopen(descriptor, "w") as file:
+        key = os.urandom(MASTER_KEY_BYTES)
+        file.write(key.hex())
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def _read_master_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        key = b""
+    if len(key) != MASTER_KEY_BYTES:
+        raise ConfigurationError(f"{path} is not a master key of {MASTER_KEY_BYTES} bytes in hex")
+    return key
+
+
+async def _open_environment(services: Services) -> tuple[Environment, str | None]:
+    """The environment of the settings, and a secret key of it where there should be one.
+
+    A fixed key decides the id of the environment when it is made, so that tokens stay good when
+    a data folder is thrown away and the key is not.
+    """
+    settings, now_ms = services.settings, services.clock.now_ms()
+    fixed = settings.secret_key
+    environment = await services.state.ensure_environment(
+        settings.environment,
+        now_ms=now_ms,
+        id=None if fixed is None else environment_id_of(fixed),
+    )
+    if fixed is not None:
+        await services.keys.adopt(environment, fixed)
+        return environment, fixed
+    for key in await services.state.keys(environment.id):
+        if key.revoked_at_ms is None:
+            return environment, services.keys.reveal(key)
+    if environment.type != "dev":
+        return environment, None
+    return environment, (await services.keys.create(environment))[1]

@@ -1,0 +1,206 @@
+"""Channels of a session over HTTP: append, follow, read (wire-protocol §5). The hot routes.
+
+These are plain ASGI callables, reached by splitting the raw path and not through the table of
+routes: an append is one parse of its headers, one look-up of a cached row, one durable write.
+
+    POST …/sessions/:session/:io/append     one input chunk in; the text is stored as a string
+    GET  …/sessions/:session/:io            follow as server-sent events   (routes/reading.py)
+    GET  …/sessions/:session/:io/records    read as JSON                   (routes/reading.py)
+    POST …/sessions/:session/out/records    records as they are, for guests with a secret key
+    PUT  …/sessions/:session/:io            direct writes: answered 501
+    HEAD …/sessions/:session/:io            exists
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from everturn.errors import InvalidRequest, SessionNotFound
+from everturn.protocol.problems import MethodNotAllowed, NotImplementedHere, Shape
+from everturn.protocol.records import (
+    ChannelName,
+    Io,
+    NewRecord,
+    control_record,
+    data_body,
+    metered_bytes,
+    trim_record,
+)
+from everturn.rules import limits
+from everturn.rules.access import require, require_secret, session_resources
+from everturn.server.routes.calls import (
+    JSON,
+    SERVICES,
+    Answer,
+    Call,
+    Disconnected,
+    answer,
+    decode_segment,
+    failure,
+    origin_of,
+    params_error,
+    preflight,
+    respond,
+)
+from everturn.server.routes.reading import exists, follow, read_json
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from everturn.storage.ports.state import Session
+
+PREFIX: Final = b"/realtime/v1/sessions/"
+_IOS: Final[dict[bytes, Io]] = {b"in": "in", b"out": "out"}
+
+NO_OUT: Final = "Appending to the out channel requires secret key authentication"
+NO_INITIALIZE: Final = "Session channels require the S2 realtime backend"
+
+Endpoint = Callable[[Call, Io, "Send"], Awaitable[Answer | None]]
+
+
+async def channels(scope: Scope, receive: Receive, send: Send) -> None:
+    """Everything under `/realtime/v1/sessions/`."""
+    origin = origin_of(scope)
+    if scope["method"] == "OPTIONS":
+        await respond(send, preflight(scope), None)
+        return
+    call = Call(scope[SERVICES], scope, receive, {})
+    try:
+        endpoint, io = _route(call, scope["raw_path"][len(PREFIX) :].split(b"/"))
+        result = await endpoint(call, io, send)
+    except Disconnected:
+        return
+    except Exception as error:
+        if scope.get("everturn.started"):
+            # The status is out. Raising makes the server cut the connection, which is what tells
+            # a reader to come back with its cursor; an orderly end would say "all is delivered".
+            raise
+        result = failure(call, error)
+    if result is not None:
+        await respond(send, result, origin)
+
+
+def _route(call: Call, segments: list[bytes]) -> tuple[Endpoint, Io]:
+    if not 2 <= len(segments) <= 3 or (len(segments) == 3 and segments[2] not in _TABLE):
+        raise SessionNotFound("Not found", should_retry=False)
+    table = _TABLE[segments[2] if len(segments) == 3 else b""]
+    endpoint = table.get(call.scope["method"])
+    if endpoint is None:
+        raise MethodNotAllowed("Method not allowed", allow=", ".join([*table, "OPTIONS"]))
+    io = _IOS.get(segments[1])
+    if io is None:
+        raise params_error("the channel is in or out")
+    call.params["session"] = decode_segment(segments[0])
+    return endpoint, io
+
+
+async def append(call: Call, io: Io, send: Send) -> Answer:
+    """POST …/append: one input chunk from a client to the agent (§5.1)."""
+    caller = await call.authenticate(public=True)
+    call.check_size(limits.APPEND_BODY_BYTES_MAX)
+    key = call.params["session"]
+    sessions = call.services.sessions
+    session = sessions.peek(caller.environment_id, key) or (
+        await sessions.find(caller.environment_id, key)
+    )
+    if not caller.is_secret:
+        require(caller, "write", _forms(key, session))
+    if session is None:
+        raise SessionNotFound("Resource not found")
+    call.shape = Shape.CHANNEL
+    call.services.inbox.check_open(session)
+    if io == "out":
+        require_secret(caller, NO_OUT)
+    body = await call.body(limits.APPEND_BODY_BYTES_MAX)
+    seq_num = await call.services.inbox.append(session, io, body, call.header(b"x-part-id"))
+    return Answer(200, b'{"ok":true,"seq":%d}' % seq_num, (JSON,))
+
+
+async def initialize(call: Call, io: Io, send: Send) -> Answer:
+    """PUT …/:io: direct writes to the store (§5.2), which this server does not offer."""
+    call.shape = Shape.TEXT
+    await call.authenticate(public=True)
+    raise NotImplementedHere(NO_INITIALIZE)
+
+
+class _OutRecord(msgspec.Struct, kw_only=True):
+    data: msgspec.Raw | UnsetType = UNSET
+    partId: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    control: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
+    headers: list[tuple[str, str]] = []
+    trim: Annotated[int, Meta(ge=0, le=2**62)] | UnsetType = UNSET
+
+
+class _OutRecords(msgspec.Struct):
+    records: Annotated[list[_OutRecord], Meta(min_length=1, max_length=1000)]
+
+
+async def append_records(call: Call, io: Io, send: Send) -> Answer:
+    """POST …/out/records: records as readers expect them, from guests (`protocol/paths.py`)."""
+    caller = await call.authenticate(public=True)
+    call.check_size(limits.APPEND_BODY_BYTES_MAX)
+    key = call.params["session"]
+    call.shape = Shape.CHANNEL
+    require_secret(caller, NO_OUT)
+    if io != "out":
+        raise params_error("records are appended to out")
+    session = await call.services.sessions.find(caller.environment_id, key)
+    if session is None:
+        raise SessionNotFound("Resource not found")
+    call.services.inbox.check_open(session)
+    body = await call.body(limits.APPEND_BODY_BYTES_MAX)
+    records = [_new_record(call, item) for item in _decode_records(body).records]
+    channel = ChannelName(session.environment_id, session.key, "out")
+    appended = await call.services.outbox.append_guest(channel, records)
+    return answer({"ok": True, "seqNums": appended.seq_nums})
+
+
+def _decode_records(body: bytes) -> _OutRecords:
+    try:
+        return msgspec.json.decode(body, type=_OutRecords)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Validation error: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("Invalid JSON") from None
+
+
+def _new_record(call: Call, item: _OutRecord) -> NewRecord:
+    """A record of ours from what was posted. Raises InvalidRequest for none of the three kinds."""
+    given: list[Any] = [v for v in (item.data, item.control, item.trim) if v is not UNSET]
+    if len(given) != 1:
+        raise InvalidRequest("Validation error: a record is one of data, control or trim")
+    if isinstance(item.data, msgspec.Raw):
+        part = item.partId or call.services.ids.part(7)
+        record = NewRecord(data_body(bytes(item.data), part), (), part)
+    elif isinstance(item.control, str):
+        if any(not name for name, _ in item.headers):
+            raise InvalidRequest("Validation error: a header has an empty name")
+        plain = control_record(item.control, item.headers)
+        record = NewRecord(plain.body, plain.headers, item.partId)
+    elif isinstance(item.trim, int):
+        record = trim_record(item.trim)
+    else:
+        raise AssertionError("exactly one of the three is set")
+    size = metered_bytes(record.headers, record.body)
+    if size > limits.RECORD_BYTES_MAX:
+        raise call.services.inbox.too_large(size)
+    return record
+
+
+def _forms(key: str, session: Session | None) -> tuple[tuple[str, str | None], ...]:
+    """Both forms of a session's id, and the one in the URL when there is no session."""
+    if session is None:
+        return session_resources(key)
+    return session_resources(key, session.id, session.external_id)
+
+
+#: By what follows the channel in the path, then by method.
+_TABLE: Final[dict[bytes, dict[str, Endpoint]]] = {
+    b"": {"GET": follow, "HEAD": exists, "PUT": initialize},
+    b"append": {"POST": append},
+    b"records": {"GET": read_json, "POST": append_records},
+}

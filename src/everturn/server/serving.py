@@ -1,0 +1,127 @@
+"""One system on one socket: uvicorn, run from here.
+
+How open event streams end when the server stops matters. An orderly end of the body in the middle
+of a turn looks, to clients of the original, like the end of the answer: they do not come back. A
+connection that is cut makes them resume from their cursor (wire-protocol §17.5). So a stop first
+cuts every connection whose answer has begun and is not complete, which only event streams are
+for longer than a moment, and then lets the other requests finish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import uvicorn
+
+from everturn.rules import limits
+
+if TYPE_CHECKING:
+    import socket
+
+    from everturn.server.assembly import System
+
+BACKLOG: Final = 8192
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to leave signals alone and to cut event streams at its end."""
+
+    def __init__(self, config: uvicorn.Config, *, handle_signals: bool) -> None:
+        super().__init__(config)
+        self.opened = anyio.Event()
+        self._handle_signals = handle_signals
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.opened.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            cycle: Any = getattr(connection, "cycle", None)
+            transport: Any = getattr(connection, "transport", None)
+            if cycle is not None and cycle.response_started and not cycle.response_complete:
+                transport.abort()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self._handle_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        found: int = self.servers[0].sockets[0].getsockname()[1]
+        return found
+
+
+async def serve(
+    system: System,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    opened: Callable[[str], None] | None = None,
+    handle_signals: bool = False,
+) -> None:
+    """Serve until cancelled, or until a signal when `handle_signals`.
+
+    `opened` is called with the base URL once connections are accepted. When it is cancelled, the
+    server stops in order: event streams are cut, other requests get `settings.shutdown_s` to
+    finish. Port 0 takes a free one.
+
+    Raises OSError when the address cannot be listened on.
+    """
+    settings = system.settings
+    host = settings.host if host is None else host
+    config = uvicorn.Config(
+        system.app,
+        host=host,
+        port=settings.port if port is None else port,
+        loop="none",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=limits.LINK_MESSAGE_BYTES_MAX,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(settings.shutdown_s),
+    )
+    server = _Server(config, handle_signals=handle_signals)
+    refused: list[OSError] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_run, server, tasks.cancel_scope, refused)
+        try:
+            await server.opened.wait()
+            if settings.public_url is None:
+                name = f"[{host}]" if ":" in host else host
+                system.services.base_url = f"http://{name}:{server.port}"
+            if opened is not None:
+                opened(system.services.base_url)
+            await anyio.sleep_forever()
+        finally:
+            server.should_exit = True
+    if refused:
+        raise refused[0]
+
+
+async def _run(server: _Server, scope: anyio.CancelScope, refused: list[OSError]) -> None:
+    # Shielded, so that a cancelled server still stops in order; bounded by its own grace time.
+    with anyio.CancelScope(shield=True):
+        try:
+            await server.serve()
+        except SystemExit:
+            # uvicorn's way of saying that the address is taken; it has logged why.
+            refused.append(OSError(f"cannot listen on {server.config.host}:{server.config.port}"))
+    scope.cancel()

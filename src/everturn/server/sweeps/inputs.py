@@ -1,0 +1,70 @@
+"""Records of `in` that nobody reads, and those that everybody has read long ago."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from everturn.rules.run_states import FINAL, RunState
+from everturn.server.services.finishing import is_agent
+from everturn.server.services.readback import open_input
+from everturn.storage.ports.state import Session
+
+if TYPE_CHECKING:
+    from everturn.server.services import Services
+
+#: Channels looked at in one pass.
+_CHANNELS_MAX: Final = 100_000
+
+
+async def ensure_readers(services: Services) -> int:
+    """After a start: sessions with a record whose run check a crash prevented (rulings §1.1).
+
+    An agent's session needs a run when a message waits that nobody has decided, or a wake when
+    its run is suspended. A raw task's needs a wake only; a new run starts with the next append
+    (rulings §1.16).
+    """
+    ensured = 0
+    for session in await _recent_sessions(services):
+        if await _needs_check(services, session):
+            await services.dispatch.ensure_run(session)
+            ensured += 1
+    return ensured
+
+
+async def repeat_checks(services: Services) -> int:
+    """Run checks that failed while the store was away."""
+    return await services.dispatch.repeat_failed_checks()
+
+
+async def trim_all(services: Services) -> int:
+    """Move the visible start of `in` behind the committed cursor (rulings §1.17)."""
+    trimmed = 0
+    for session in await _recent_sessions(services):
+        cursor = await services.outbox.committed(session)
+        trimmed += await services.outbox.trim_input(session, cursor)
+    return trimmed
+
+
+async def _needs_check(services: Services, session: Session) -> bool:
+    run = None
+    if session.current_run_id is not None:
+        run = await services.state.run(session.environment_id, session.current_run_id)
+    if run is not None and run.state not in FINAL:
+        return run.state is RunState.SUSPENDED
+    if not is_agent(await services.state.task(session.environment_id, session.task_id)):
+        return False
+    cursor = await services.outbox.committed(session)
+    return (await open_input(services.streams, session, cursor)).first is not None
+
+
+async def _recent_sessions(services: Services) -> list[Session]:
+    now_ms = services.clock.now_ms()
+    sessions = []
+    for channel in islice(await services.streams.recent_channels(), _CHANNELS_MAX):
+        if channel.io != "in":
+            continue
+        session = await services.state.session(channel.environment, channel.session)
+        if session is not None and session.status(now_ms) == "ACTIVE":
+            sessions.append(session)
+    return sessions

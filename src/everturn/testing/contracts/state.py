@@ -1,0 +1,64 @@
+"""The contract of the state port: every sentence of `storage/ports/state.py`, on any engine.
+
+A test module imports the classes and defines two fixtures: `state`, an empty engine, and
+`small_state`, an empty engine with an environment limit of 3. Asynchronous tests run through
+anyio's pytest plugin, so the module also needs `pytestmark = pytest.mark.anyio`.
+"""
+
+from __future__ import annotations
+
+from everturn.testing.contracts.state_moves import TestFinishing, TestMoves, TestQueueingAgain
+from everturn.testing.contracts.state_runs import (
+    TestCreatingARun,
+    TestIdempotencyKeys,
+    TestListingRuns,
+    TestWhatARunCollects,
+)
+from everturn.testing.contracts.state_session_lists import (
+    TestListingSessions,
+    TestSessionsOfOtherEnvironments,
+)
+from everturn.testing.contracts.state_sessions import (
+    TestARunThatEndsWhileItsSessionIsOpened,
+    TestChangingASession,
+    TestContinuingASession,
+    TestCursors,
+    TestOpeningASession,
+    TestUncheckedSessions,
+)
+from everturn.testing.contracts.state_sweeps import TestSweeps
+from everturn.testing.contracts.state_workers import (
+    TestClaims,
+    TestClosing,
+    TestEnvironments,
+    TestKeys,
+    TestSlots,
+    TestVersions,
+    TestWorkers,
+)
+
+__all__ = [
+    "TestARunThatEndsWhileItsSessionIsOpened",
+    "TestChangingASession",
+    "TestClaims",
+    "TestClosing",
+    "TestContinuingASession",
+    "TestCreatingARun",
+    "TestCursors",
+    "TestEnvironments",
+    "TestFinishing",
+    "TestIdempotencyKeys",
+    "TestKeys",
+    "TestListingRuns",
+    "TestListingSessions",
+    "TestMoves",
+    "TestOpeningASession",
+    "TestQueueingAgain",
+    "TestSessionsOfOtherEnvironments",
+    "TestSlots",
+    "TestSweeps",
+    "TestUncheckedSessions",
+    "TestVersions",
+    "TestWhatARunCollects",
+    "TestWorkers",
+]

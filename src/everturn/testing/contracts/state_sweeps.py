@@ -1,0 +1,121 @@
+"""What the state port promises to sweeps: that they find what is due or was left."""
+
+from __future__ import annotations
+
+from everturn.rules.run_states import RunEvent
+from everturn.storage.ports.state import StateStore, Wait
+from everturn.testing.contracts.state_scene import (
+    LEASE,
+    NOW,
+    claim,
+    create,
+    environment,
+    finish,
+    open_chat,
+    register,
+    start,
+    suspend,
+)
+
+
+class TestSweeps:
+    async def test_runs_that_wait_for_a_run_are_found(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env)
+        await create(state, env, "run_c1")
+        on_run = Wait(kind="run", ref="run_child")
+        parked = await suspend(state, await start(state), on_run)
+
+        assert await state.waiting_on_run("run_child") == (parked,)
+        assert await state.waiting_on_run("run_other") == ()
+        await state.wake_run("run_c1", now_ms=NOW)
+        assert await state.waiting_on_run("run_child") == ()
+
+    async def test_runs_are_due_when_their_wait_is_over(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env)
+        for n, until in enumerate((NOW + 20, NOW + 10, None)):
+            await create(state, env, f"run_c{n}")
+            await suspend(state, await start(state), Wait(kind="until", until_ms=until))
+
+        assert await state.due_runs(now_ms=NOW + 9, limit=5) == ()
+        due = await state.due_runs(now_ms=NOW + 20, limit=5)
+        assert [run.id for run in due] == ["run_c1", "run_c0"]
+        assert len(await state.due_runs(now_ms=NOW + 20, limit=1)) == 1
+
+    async def test_the_next_due_time_counts_waits_and_delayed_runs(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env)
+        assert await state.next_due_ms() is None
+        await create(state, env, "run_c1")
+        await suspend(state, await start(state), Wait(kind="until", until_ms=NOW + 20))
+        assert await state.next_due_ms() == NOW + 20
+
+        await create(state, env, "run_c2", not_before_ms=NOW + 10)
+
+        assert await state.next_due_ms() == NOW + 10
+
+    async def test_claims_that_nobody_confirmed_are_found(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env)
+        await create(state, env, "run_c1")
+        await create(state, env, "run_c2", not_before_ms=NOW + 5)
+        late = await claim(state)
+        await claim(state, now_ms=NOW + 5)
+
+        assert await state.unstarted_runs(claimed_before_ms=NOW - 1) == ()
+        assert await state.unstarted_runs(claimed_before_ms=NOW) == (late,)
+        await state.start_run("run_c1", fence=late.fence, now_ms=NOW)
+        assert await state.unstarted_runs(claimed_before_ms=NOW) == ()
+
+    async def test_runs_of_workers_that_are_gone_are_orphans(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env, "w1")
+        await register(state, env, "w2")
+        for n in range(3):
+            await create(state, env, f"run_c{n}")
+        await suspend(state, await start(state, "w1"))
+        running = await start(state, "w1")
+        await start(state, "w2")
+        assert await state.orphaned_runs() == ()
+
+        await state.remove_worker("w1")
+
+        orphans = await state.orphaned_runs()
+        assert {run.id for run in orphans} == {"run_c0", "run_c1"}
+        await finish(state, running.id)
+        await state.requeue_run("run_c0", RunEvent.INTERRUPT, now_ms=NOW)
+        assert await state.orphaned_runs() == ()
+
+    async def test_a_run_pinned_to_a_version_nobody_serves_is_stranded(
+        self, state: StateStore
+    ) -> None:
+        """Rulings §1.19."""
+        env = await environment(state)
+        await register(state, env, "w1", version="v1")
+        await open_chat(state, env)
+        await create(state, env, "run_plain")
+        for _ in range(2):
+            await start(state)
+        await state.remove_worker("w1")
+        for run_id in ("run_c1", "run_plain"):
+            await state.requeue_run(run_id, RunEvent.INTERRUPT, now_ms=NOW)
+
+        assert await state.stranded_runs(queued_before_ms=NOW, now_ms=NOW) == ()
+        await register(state, env, "w2", version="v2")
+        stranded = await state.stranded_runs(queued_before_ms=NOW, now_ms=NOW)
+        assert [run.id for run in stranded] == ["run_c1"]
+        assert await state.stranded_runs(queued_before_ms=NOW - 1, now_ms=NOW) == ()
+        await register(state, env, "w3", version="v1")
+        assert await state.stranded_runs(queued_before_ms=NOW, now_ms=NOW) == ()
+
+    async def test_runs_far_past_their_duration_are_overdue(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env, lease_until_ms=LEASE + 10**9)
+        await create(state, env, "run_c1", max_duration_s=10)
+        await create(state, env, "run_c2")
+        await start(state)
+        await start(state)
+
+        assert await state.overdue_runs(now_ms=NOW + 70_000) == ()
+        assert [r.id for r in await state.overdue_runs(now_ms=NOW + 70_001)] == ["run_c1"]

@@ -1,0 +1,489 @@
+"""The worker's end of the link: one connection to a server, kept alive (rulings §3).
+
+Who keeps what
+    The link keeps no work of its own. Frames written while the connection is away are dropped,
+    because whoever wrote one still has what it said: a run keeps the appends that were not
+    acknowledged, the link keeps the calls that were not answered, a tail keeps its cursor, the
+    worker keeps its credit. After each Welcome all of them say it again (`Peer.welcomed`), and
+    part numbers and call ids make the repetition harmless.
+
+One writer
+    Frames are queued and a single task sends them. It takes everything there is, up to a bound,
+    into one message, and what was queued meanwhile goes into the next: batching that costs no
+    delay because there is no timer. Heartbeats go to the head of the queue, and a large frame is
+    cut into slices, so that neither waits behind a long record.
+
+When a lease may be trusted
+    The server renews the lease when it reads a Beat, which is after the worker sent it. Counting
+    from the time an answered Beat (or the Hello that a Welcome answers) was *sent*, by this
+    process's monotonic clock, therefore never counts too much. The link says that the lease is
+    lost a margin before that time is over, and the worker then stops every run it holds: the
+    server may give them away only later. A new Welcome starts a new lease, with no runs in it.
+
+What ends the link
+    A refused key, or a server that speaks another protocol version, cannot be waited out, and
+    raise. Everything else (no server yet, a server that restarts, a broken network) is retried
+    with back-off for as long as the process lives, with one log line when it begins and one when
+    it is over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import anyio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from everturn import errors
+from everturn.clock import Clock
+from everturn.errors import LeaseLost, NotAuthenticated, ProtocolError
+from everturn.ids import Ids
+from everturn.protocol import link as frames
+from everturn.rules import limits
+
+log = logging.getLogger("everturn.worker")
+
+BACKOFF_S_MIN: Final = 0.1
+BACKOFF_S_MAX: Final = 2.0
+OPEN_S_MAX: Final = 10.0
+#: Bytes of one message: small enough that a heartbeat queued behind it leaves soon.
+_MESSAGE_BYTES: Final = 4 * limits.LINK_SLICE_BYTES_MAX
+assert _MESSAGE_BYTES < limits.LINK_MESSAGE_BYTES_MAX
+#: Frames a server sends with a closing code for a key it does not accept, or revoked.
+_CLOSED_AUTH: Final = frozenset({1008, 4401, 4403})
+_CLOSED_PROTOCOL: Final = frozenset({1002, 4400})
+#: Answers `unavailable` to one call before its caller hears of it.
+CALL_TRIES: Final = 5
+
+
+class Peer(Protocol):
+    """What the link belongs to."""
+
+    def hello(self) -> frames.Hello:
+        """The Hello of a new connection, naming what is held right now."""
+        ...
+
+    def welcomed(self, welcome: frames.Welcome) -> None:
+        """A connection stands: drop what is lost, say again what was not acknowledged."""
+        ...
+
+    def received(self, frame: frames.ServerFrame) -> None:
+        """Any frame but Welcome, Beat and Result. Must not block."""
+        ...
+
+    def lease_lost(self) -> None:
+        """The lease can no longer be trusted: stop every run, write nothing more."""
+        ...
+
+    def credit(self) -> int:
+        """How many more runs may come; asked when a message is put together."""
+        ...
+
+
+class OpenCall:
+    """A call whose answer is awaited. `answered` may be shared with another thing waited for."""
+
+    __slots__ = ("answered", "frame", "result")
+
+    def __init__(self, frame: frames.Call, answered: anyio.Event) -> None:
+        self.frame = frame
+        self.answered = answered
+        self.result: frames.Result | errors.EverturnError | None = None
+
+    def value(self) -> Any:
+        """The answer. Raises what the server answered, or why no answer will come."""
+        if isinstance(self.result, errors.EverturnError):
+            raise self.result
+        assert self.result is not None
+        if self.result.error is not None:
+            raise error_of(self.result.error)
+        return self.result.value
+
+
+class Link:
+    """One connection to a server, renewed whenever it is lost."""
+
+    def __init__(self, url: str, key: str, peer: Peer, *, clock: Clock, ids: Ids) -> None:
+        """`url` is the server's HTTP address; `key` a secret key of the environment to serve."""
+        self._address = link_address(url)
+        self._url = url
+        self._key = key
+        self._peer = peer
+        self._clock = clock
+        self._ids = ids
+        self._packer = frames.Packer(limits.LINK_SLICE_BYTES_MAX)
+        self._queue: deque[bytes] = deque()
+        self._queued = anyio.Event()
+        self._credit_changed = False
+        self._connected = False
+        self._calls: dict[str, OpenCall] = {}
+        self._call_prefix = ids.part(8)
+        self._call_count = 0
+        self._sub_count = 0
+        self._beat_count = 0
+        self._beats_sent: dict[int, float] = {}
+        self._lease_s = limits.LEASE_MS / 1000
+        self._heartbeat_s = limits.HEARTBEAT_MS / 1000
+        self._trusted_until: float | None = None
+        self._renewed = anyio.Event()
+        self._complained = False
+        self._closed: LeaseLost | None = None
+        self.welcome: frames.Welcome | None = None
+        self.ready = anyio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    @property
+    def lease_trusted(self) -> bool:
+        """True while the server cannot have given this worker's runs to somebody else."""
+        return self._trusted_until is not None and self._clock.monotonic() < self._trusted_until
+
+    # --- what runs write -----------------------------------------------------------------------
+
+    def send(self, frame: frames.WorkerFrame) -> None:
+        """Queue a frame for the next message; dropped when there is no connection (see above)."""
+        if self._connected:
+            self._queue.extend(self._packer.encode(frame))
+            self._queued.set()
+
+    def credit_changed(self) -> None:
+        """Tell the server the new credit with the next message."""
+        self._credit_changed = True
+        self._queued.set()
+
+    def next_sub(self) -> int:
+        """A number for a new tail, unique for the life of this process."""
+        self._sub_count += 1
+        return self._sub_count
+
+    async def call(
+        self,
+        run_id: str,
+        fence: int,
+        method: str,
+        params: Mapping[str, Any],
+        call_id: str | None = None,
+    ) -> Any:
+        """Ask the server for something; waits through reconnections.
+
+        Args:
+            call_id: names the request, where repeating it must not carry it out again even by
+                another process; a fresh one when left out.
+
+        Raises:
+            LeaseLost: the lease ended before the answer came, or the worker is stopping.
+            EverturnError: what the server answered, as its own class where the code names one.
+        """
+        for attempt in itertools.count(1):
+            call = self.open_call(run_id, fence, method, params, anyio.Event(), call_id)
+            try:
+                await call.answered.wait()
+                return call.value()
+            except errors.Unavailable:
+                if attempt >= CALL_TRIES:
+                    raise
+            finally:
+                self.forget(call)
+            await self.back_off(attempt)
+        raise AssertionError("the loop has no end")
+
+    def open_call(
+        self,
+        run_id: str,
+        fence: int,
+        method: str,
+        params: Mapping[str, Any],
+        answered: anyio.Event,
+        call_id: str | None = None,
+    ) -> OpenCall:
+        """Send a call without waiting for it; `forget` it in the end."""
+        self._call_count += 1
+        call_id = call_id or f"{self._call_prefix}{self._call_count}"
+        call = OpenCall(frames.Call(call_id, run_id, fence, method, dict(params)), answered)
+        if self._closed is not None:
+            call.result = self._closed
+            answered.set()
+            return call
+        self._calls[call_id] = call
+        self.send(call.frame)
+        return call
+
+    def forget(self, call: OpenCall) -> None:
+        self._calls.pop(call.frame.id, None)
+
+    async def back_off(self, attempt: int) -> None:
+        """Wait before trying again after attempt 1, 2, …"""
+        delay_s = min(BACKOFF_S_MIN * 2 ** (attempt - 1), BACKOFF_S_MAX)
+        await self._clock.sleep(delay_s * self._ids.uniform(0.5, 1.0))
+
+    def fail_calls(self, error: errors.EverturnError, *, run_id: str | None = None) -> None:
+        """End open calls (of one run, or all) with an error: their answers are not awaited."""
+        for call in list(self._calls.values()):
+            if call.result is None and (run_id is None or call.frame.run_id == run_id):
+                call.result = error
+                call.answered.set()
+
+    # --- the connection ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled.
+
+        Raises:
+            NotAuthenticated: the server does not accept the key.
+            ProtocolError: the server speaks another version of the link.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_lease)
+            try:
+                await self._stay_connected()
+            finally:
+                tasks.cancel_scope.cancel()
+                self._closed = LeaseLost("the worker is stopping")
+                self.fail_calls(self._closed)
+
+    async def _stay_connected(self) -> None:
+        attempt = 0
+        while True:
+            stood = self.welcome
+            try:
+                await self._connection()
+                reason = "the server closed the connection"
+            except InvalidStatus as refused:
+                reason = self._refused(refused.response.status_code)
+            except InvalidHandshake as broken:
+                raise ProtocolError(
+                    f"{self._url} does not speak the worker link: {broken}"
+                ) from None
+            except (OSError, TimeoutError, ConnectionClosed) as lost:
+                reason = self._lost(lost)
+            attempt = 1 if self.welcome is not stood else attempt + 1
+            if not self._complained:
+                self._complained = True
+                log.warning("link.lost: no connection to %s (%s), trying again", self._url, reason)
+            await self.back_off(min(attempt, 10))
+
+    def _refused(self, status: int) -> str:
+        if status in (401, 403):
+            raise NotAuthenticated(f"{self._url} does not accept this secret key")
+        if status in (400, 404, 426):
+            raise ProtocolError(
+                f"{self._url} answered {status}: it does not offer {frames.SUBPROTOCOL}"
+            )
+        return f"HTTP {status}"
+
+    def _lost(self, error: Exception) -> str:
+        if isinstance(error, ConnectionClosed) and error.rcvd is not None:
+            if error.rcvd.code in _CLOSED_AUTH:
+                raise NotAuthenticated(f"{self._url} does not accept this secret key") from None
+            if error.rcvd.code in _CLOSED_PROTOCOL:
+                raise ProtocolError(
+                    f"{self._url} ended the link: {error.rcvd.reason or error.rcvd.code}"
+                ) from None
+        return str(error) or type(error).__name__
+
+    async def _connection(self) -> None:
+        """One connection, from its handshake to its end."""
+        async with connect(
+            self._address,
+            additional_headers={"Authorization": f"Bearer {self._key}"},
+            subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
+            compression=None,
+            max_size=limits.LINK_MESSAGE_BYTES_MAX,
+            ping_interval=None,  # beats find a dead connection, and renew the lease besides
+            open_timeout=OPEN_S_MAX,
+            close_timeout=1.0,
+            proxy=None if is_loopback(self._address) else True,
+        ) as socket:
+            if socket.subprotocol != frames.SUBPROTOCOL:
+                raise ProtocolError(
+                    f"{self._url} does not offer {frames.SUBPROTOCOL}: update worker or server"
+                )
+            try:
+                await self._greet(socket)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._write, socket)
+                    tasks.start_soon(self._beat, socket)
+                    await self._read(socket)
+                    tasks.cancel_scope.cancel()
+            except* ConnectionClosed as group:
+                raise _first(group) from None
+            finally:
+                self._connected = False
+                self._queue.clear()
+                self._beats_sent.clear()
+
+    async def _greet(self, socket: ClientConnection) -> None:
+        """Hello and Welcome. On return, everything held has been said again."""
+        sent_at = self._clock.monotonic()
+        with anyio.fail_after(OPEN_S_MAX):
+            for item in self._packer.encode(self._peer.hello()):
+                await socket.send(frames.Packer.message([item]))
+            self._unpacker: frames.Unpacker[Any] = frames.Unpacker(
+                frames.ServerFrame, limits.LINK_MESSAGE_BYTES_MAX
+            )
+            first: list[Any] = []
+            while not first:
+                first = self._decode(await socket.recv())
+        if not isinstance(first[0], frames.Welcome):
+            raise ProtocolError("the server's first frame was not a welcome")
+        welcome = first[0]
+        self._lease_s = welcome.lease_ms / 1000
+        self._heartbeat_s = welcome.heartbeat_ms / 1000
+        self._renew(sent_at)
+        self.welcome = welcome
+        self._connected = True
+        if self._complained:
+            self._complained = False
+            log.info("link.restored: connected to %s", self._url)
+        self._peer.welcomed(welcome)
+        for call in list(self._calls.values()):
+            self.send(call.frame)
+        self.credit_changed()
+        self.ready.set()
+        for frame in first[1:]:
+            self._receive(frame)
+
+    def _decode(self, message: str | bytes) -> list[Any]:
+        if isinstance(message, str):
+            raise ProtocolError("the server sent a text message on the link")
+        return self._unpacker.decode(message)
+
+    async def _write(self, socket: ClientConnection) -> None:
+        """The one writer: everything queued goes into one message, up to a bound."""
+        while True:
+            await self._queued.wait()
+            self._queued = anyio.Event()
+            while batch := self._batch():
+                await socket.send(frames.Packer.message(batch))
+
+    def _batch(self) -> list[bytes]:
+        batch: list[bytes] = []
+        size = 0
+        if self._credit_changed:
+            self._credit_changed = False
+            batch.extend(self._packer.encode(frames.Credit(self._peer.credit())))
+        while self._queue and size < _MESSAGE_BYTES:
+            item = self._queue.popleft()
+            size += len(item)
+            batch.append(item)
+        return batch
+
+    async def _read(self, socket: ClientConnection) -> None:
+        async for message in socket:
+            for frame in self._decode(message):
+                self._receive(frame)
+
+    def _receive(self, frame: Any) -> None:
+        if isinstance(frame, frames.Result):
+            call = self._calls.get(frame.id)
+            if call is not None and call.result is None:
+                call.result = frame
+                call.answered.set()
+        elif isinstance(frame, frames.Beat):
+            sent_at = self._beats_sent.pop(frame.n, None)
+            if sent_at is not None:
+                self._renew(sent_at)
+        elif isinstance(frame, frames.Drain):
+            log.info("link.drain: the server goes away (%s)", frame.reason)
+        else:
+            self._peer.received(frame)
+
+    # --- the lease -----------------------------------------------------------------------------
+
+    async def _beat(self, socket: ClientConnection) -> None:
+        """Heartbeats. A connection whose last two beats were not answered is given up."""
+        while True:
+            await self._clock.sleep(self._heartbeat_s)
+            if len(self._beats_sent) >= 2:
+                log.warning("link.silent: %s answers no heartbeat", self._url)
+                await socket.close(1011, "no heartbeat")
+                return
+            self._beat_count += 1
+            self._beats_sent[self._beat_count] = self._clock.monotonic()
+            self._queue.extendleft(self._packer.encode(frames.Beat(self._beat_count)))
+            self._queued.set()
+
+    def _renew(self, sent_at: float) -> None:
+        margin_s = min(limits.LEASE_MARGIN_MS / 1000, self._lease_s / 4)
+        until = sent_at + self._lease_s - margin_s
+        if self._trusted_until is None or until > self._trusted_until:
+            self._trusted_until = until
+            self._renewed.set()
+
+    async def _watch_lease(self) -> None:
+        """Say so when the lease can no longer be trusted."""
+        while True:
+            if self._trusted_until is None:
+                await self._renewed.wait()
+            self._renewed = anyio.Event()
+            assert self._trusted_until is not None
+            left_s = self._trusted_until - self._clock.monotonic()
+            if left_s > 0:
+                await self._clock.sleep(left_s)
+                continue
+            self._trusted_until = None
+            self._renewed = anyio.Event()
+            log.error("lease.lost: %s was not reached in time, stopping all runs", self._url)
+            self._peer.lease_lost()
+            self.fail_calls(LeaseLost("the lease of this worker is over"))
+
+
+def link_address(url: str) -> str:
+    """The WebSocket address of a server's link: `http://host` -> `ws://host/link/v1`.
+
+    Raises:
+        ConfigurationError: not an http or https address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+        raise errors.ConfigurationError(f"{url!r} is not the address of a server (http://host)")
+    scheme = "wss" if parts.scheme in ("https", "wss") else "ws"
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}{frames.PATH}"
+
+
+def is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _first(group: BaseExceptionGroup[ConnectionClosed]) -> ConnectionClosed:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, ConnectionClosed)
+    return found
+
+
+def _by_code() -> dict[str, type[errors.EverturnError]]:
+    """Error classes that can be rebuilt from `(message, **details)`, by their code."""
+    found: dict[str, type[errors.EverturnError]] = {}
+    for value in vars(errors).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, errors.EverturnError)
+            and (value.__init__ is errors.EverturnError.__init__ or value is errors.Unavailable)
+        ):
+            found[value.code] = value
+    return found
+
+
+_ERRORS: Final = _by_code()
+
+
+def error_of(error: Mapping[str, Any]) -> errors.EverturnError:
+    """The exception of a Result's `{code, message, details}`."""
+    code = str(error.get("code", "error"))
+    message = str(error.get("message", "")) or code
+    details = error.get("details")
+    if code == errors.CursorTrimmed.code and isinstance(details, Mapping):
+        return errors.CursorTrimmed(int(details.get("first_seq_num", 0)))
+    return _ERRORS.get(code, errors.EverturnError)(message)

@@ -1,0 +1,160 @@
+"""What holds suspended runs, and lets go of them.
+
+A suspended run is its coroutine and an entry here; it has no task beyond its own, no timer and no
+buffers. What it costs is the garbage collector's attention: a full collection walks every frame
+of every parked run and stops the loop for seconds when there are many. So the collector is told
+to leave them alone: as runs park, everything alive is frozen once per FREEZE_EVERY, and full
+collections are made rare. Frozen objects are never looked at again, and cycles among them would
+stay for ever; `thaw` undoes it when few runs are left.
+
+Eviction asks the server first (call `evict`), because a message may be waking the run at that
+very moment: the server compares and sets, and the answer `evicted: false` means that the wake won
+and the run goes on (rulings §1.18). Oldest first; only runs of sessions and those of tasks, which
+all have a way back: the next message, or the next attempt with its journal.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from everturn.clock import Clock
+
+log = logging.getLogger("everturn.worker")
+
+FREEZE_EVERY: Final = 1000
+#: Generation-2 collections become this much rarer than the interpreter's default.
+GEN2_THRESHOLD: Final = 100
+IDLE_TTL_S: Final = 15 * 60.0
+PARKED_MAX: Final = 200_000
+MEMORY_HIGH: Final = 0.8
+#: Runs evicted per look when memory is short: some, then look again.
+_EVICT_AT_ONCE: Final = 100
+_LOOK_EVERY_S: Final = 5.0
+
+
+class Evicted(BaseException):
+    """Ends the coroutine of a run that was let go of while it waited.
+
+    Not an Exception, so that an author's `except Exception` cannot keep a run alive that no
+    longer belongs to this worker; `finally` blocks run.
+    """
+
+
+class Parked(Protocol):
+    """A run as the parking sees it."""
+
+    async def evict(self) -> bool:
+        """Ask the server; True when the run was let go of and its coroutine is ending."""
+        ...
+
+
+class Parking:
+    """Suspended runs, oldest first."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        idle_ttl_s: float = IDLE_TTL_S,
+        parked_max: int = PARKED_MAX,
+        memory_high: float = MEMORY_HIGH,
+        memory_used: Callable[[], float] | None = None,
+    ) -> None:
+        """`memory_used` tells the used share of the memory this process may have, 0 to 1."""
+        self._clock = clock
+        self._idle_ttl_s = idle_ttl_s
+        self._parked_max = parked_max
+        self._memory_high = memory_high
+        self._memory_used = memory_used or memory_share
+        #: Insertion order is age; the value is the time of parking.
+        self._parked: dict[Parked, float] = {}
+        self._since_freeze = 0
+        self._frozen = False
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def __iter__(self) -> Iterator[Parked]:
+        """The oldest first."""
+        return iter(list(self._parked))
+
+    def add(self, run: Parked) -> None:
+        self._parked[run] = self._clock.monotonic()
+        self._since_freeze += 1
+        if self._since_freeze >= FREEZE_EVERY:
+            self._freeze()
+
+    def discard(self, run: Parked) -> None:
+        self._parked.pop(run, None)
+        if self._frozen and len(self._parked) < FREEZE_EVERY // 2:
+            self.thaw()
+
+    def _freeze(self) -> None:
+        self._since_freeze = 0
+        if not self._frozen:
+            self._frozen = True
+            young, middle, _ = gc.get_threshold()
+            gc.set_threshold(young, middle, GEN2_THRESHOLD)
+        gc.freeze()
+
+    def thaw(self) -> None:
+        """Give what was frozen back to the collector."""
+        if self._frozen:
+            self._frozen = False
+            gc.unfreeze()
+
+    def overdue(self) -> list[Parked]:
+        """Runs to let go of now, oldest first: by age, by number, by memory."""
+        aged_until = self._clock.monotonic() - self._idle_ttl_s
+        runs = list(self._parked)
+        aged = next((n for n, run in enumerate(runs) if self._parked[run] > aged_until), len(runs))
+        over = len(runs) - self._parked_max
+        short = _EVICT_AT_ONCE if runs and self._memory_used() > self._memory_high else 0
+        return runs[: max(aged, over, short)]
+
+    async def keep(self) -> None:
+        """Evict what is overdue, every few seconds, until cancelled."""
+        while True:
+            await self._clock.sleep(_LOOK_EVERY_S)
+            evicted = await evict_all(self.overdue())
+            if evicted:
+                log.info("run.evicted: let go of %d parked runs, %d left", evicted, len(self))
+
+
+async def evict_all(runs: list[Parked]) -> int:
+    """Evict runs one after another; how many went."""
+    count = 0
+    for run in runs:
+        count += await run.evict()
+    return count
+
+
+def memory_share() -> float:
+    """The share of this process's memory bound in use; 0 where it cannot be told.
+
+    The bound is the control group's where there is one, else the machine's memory.
+    """
+    used = _first_number("/proc/self/statm", 1)
+    if used is None:
+        return 0.0
+    bound = _first_number("/sys/fs/cgroup/memory.max", 0)
+    if bound is None:
+        kib = _first_number("/proc/meminfo", 1)
+        bound = kib * 1024 if kib is not None else None
+    return used * _PAGE_BYTES / bound if bound else 0.0
+
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def _first_number(path: str, word: int) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.readline().split()
+        return int(text[word])
+    except (OSError, ValueError, IndexError):
+        return None
