@@ -180,16 +180,23 @@ async def answer(call: Call, state: StateStore) -> Any:
         return type(error)
 
 
-@pytest.mark.parametrize("seed", range(40))
-async def test_memory_and_sqlite_agree(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "seed"), [*(("sqlite", seed) for seed in range(6)), ("postgresql", 6)]
+)
+async def test_memory_and_sql_agree(
+    engine: str, seed: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     calls = RandomCalls(seed)
+    url = f"sqlite:///{tmp_path}/state.db"
+    if engine == "postgresql":
+        url = request.getfixturevalue("postgres_url")
     memory: StateStore = MemoryState()
-    sqlite: StateStore = await SqlState.open(f"sqlite:///{tmp_path}/state.db")
-    for state in (memory, sqlite):
+    sql: StateStore = await SqlState.open(url)
+    for state in (memory, sql):
         await state.ensure_environment("dev", now_ms=NOW, id="env")
         await register(state, "env", "w0")
     for step in range(CALLS):
         name, call = calls.draw()
         expected = await answer(call, memory)
-        assert await answer(call, sqlite) == expected, f"call {step}: {name}"
-    await sqlite.close()
+        assert await answer(call, sql) == expected, f"call {step}: {name}"
+    await sql.close()

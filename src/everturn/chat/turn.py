@@ -26,8 +26,6 @@ from everturn.tasks.channels import within
 from everturn.tasks.signals import Signal, Stopped
 
 log = logging.getLogger("everturn.chat")
-#: Shown when an exception says nothing itself.
-NO_WORDS = "An error occurred."
 
 
 async def run_turn(run: ChatRun, item: Input | None) -> bool:

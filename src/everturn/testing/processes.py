@@ -122,8 +122,12 @@ class System:
         data_dir.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
-        self.start_server()
-        self.start_worker()
+        try:
+            self.start_server()
+            self.start_worker()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

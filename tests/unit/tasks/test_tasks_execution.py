@@ -24,7 +24,7 @@ from everturn.tasks import scope as scopes
 from everturn.tasks import tags, waits
 from everturn.tasks.definition import Task, task
 from everturn.tasks.failures import AttemptFailed, CompleteTask, outcome_of
-from everturn.tasks.hooks import hooks
+from everturn.tasks.hooks import MOMENTS, hooks
 from everturn.tasks.metadata import metadata
 from everturn.tasks.registry import Registry
 from everturn.tasks.retries import CatchErrorResult, RetryPolicy
@@ -429,6 +429,7 @@ async def test_tasks_are_started_by_their_id_and_hooks_added_for_the_whole_app()
     assert await attempt(t, runtime) == ["run_c9", True]
     assert [name for name, _ in runtime.triggered] == ["other", "other"]
     assert told == ["global"]
+    assert set(MOMENTS) == tasks._MOMENTS
 
 
 async def test_a_failed_child_raises_only_when_unwrapped() -> None:
