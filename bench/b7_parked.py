@@ -125,10 +125,14 @@ def main() -> None:
             took = time.perf_counter() - started
             each = (process.memory_info().rss - before) / (count - 50) / 1024
             times = asyncio.run(wake(system, count))
-    print(f"{count} sessions suspended in {took:.0f} s, woken at random: {len(times)}, all answered")
+    print(
+        f"{count} sessions suspended in {took:.0f} s, woken at random: {len(times)}, all answered"
+    )
     print(f"bare parked task            {bare:8.1f} KiB")
     print(f"suspended session           {each:8.1f} KiB  ({1048576 / each:,.0f} per GiB)")
-    print(f"wake to first chunk, p50    {statistics.median(times):8.2f} ms, p99 {percentile(times, 0.99):.2f}")
+    print(
+        f"wake to first chunk, p50    {statistics.median(times):8.2f} ms, p99 {percentile(times, 0.99):.2f}"
+    )
 
 
 if __name__ == "__main__":

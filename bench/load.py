@@ -86,7 +86,11 @@ def message(chat: str, text: str) -> dict[str, Any]:
         "payload": {
             "chatId": chat,
             "trigger": "submit-message",
-            "message": {"id": f"m-{text}", "role": "user", "parts": [{"type": "text", "text": text}]},
+            "message": {
+                "id": f"m-{text}",
+                "role": "user",
+                "parts": [{"type": "text", "text": text}],
+            },
         },
     }
 

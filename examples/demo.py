@@ -37,7 +37,9 @@ async def ask(chat: AgentChat, question: str, *, kill_after: int = 0, system: Sy
     answer, words = "", 0
     async for chunk in stream:
         if chunk["type"] == "data-restarted":
-            console.print("\n[dim]           … answered again by the next attempt:[/]\n           ", end="")
+            console.print(
+                "\n[dim]           … answered again by the next attempt:[/]\n           ", end=""
+            )
             answer = ""
         elif chunk["type"] == "text-delta":
             console.print(chunk["delta"], end="")

@@ -1,10 +1,12 @@
 """An agent that delegates to another agent, and shows its progress while it works.
 
     everturn dev examples/research_team.py
-    everturn chat lead
+    everturn chat lead                        # ask: "research the colour of owls"
 
 The lead's tool opens the researcher's chat with `AgentChat` and yields every snapshot of its
 answer: each reaches the lead's clients as a preliminary tool output, the last one is the result.
+The lead's model sees only the text of it. Stopping the lead stops the researcher, because the
+tool passes its signal on.
 """
 
 from pydantic import BaseModel
@@ -28,10 +30,15 @@ async def researcher(turn: chat.Turn):
         yield sentence
 
 
-@chat.streaming_tool(name="research", description="Ask the researcher.", input=Question)
-async def research(input: Question):
+@chat.streaming_tool(
+    name="research",
+    description="Ask the researcher.",
+    input=Question,
+    to_model_output=chat.text_of,
+)
+async def research(input: Question, ctx: chat.ToolContext):
     async with AgentChat("researcher", close_on_exit=True) as colleague:
-        stream = await colleague.send_message(input.question)
+        stream = await colleague.send_message(input.question, signal=ctx.signal)
         async for snapshot in stream.messages():
             yield snapshot
 

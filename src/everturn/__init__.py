@@ -10,8 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from everturn import ai as ai
     from everturn import chat as chat
     from everturn import errors as errors
+    from everturn import prompts as prompts
+    from everturn import skills as skills
     from everturn import tasks as tasks
     from everturn import testing as testing
     from everturn.client import auth as auth
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from everturn.errors import StreamAlreadyConsumed as StreamAlreadyConsumed
     from everturn.errors import TaskNotFound as TaskNotFound
     from everturn.errors import WaitTimeoutError as WaitTimeoutError
+    from everturn.tasks import batches as batch
     from everturn.tasks import tags as tags
     from everturn.tasks import waits as wait
     from everturn.tasks.definition import Queue as Queue
@@ -55,9 +59,11 @@ __all__ = [
     "AbortTaskRunError",
     "AgentChat",
     "AgentError",
+    "ai",
     "Api",
     "ApiError",
     "auth",
+    "batch",
     "blocking",
     "chat",
     "ChatResult",
@@ -77,6 +83,7 @@ __all__ = [
     "NotInRunError",
     "Ok",
     "PendingMessages",
+    "prompts",
     "Queue",
     "RetryPolicy",
     "RunNotFound",
@@ -85,6 +92,7 @@ __all__ = [
     "SessionNotFound",
     "sessions",
     "Signal",
+    "skills",
     "step",
     "StreamAlreadyConsumed",
     "tags",
@@ -117,8 +125,12 @@ _HOMES: Final[dict[str, str]] = {
     "Queue": "everturn.tasks.definition:Queue",
     "RetryPolicy": "everturn.tasks.retries:RetryPolicy",
     "Signal": "everturn.tasks.signals:Signal",
+    "ai": "everturn.ai",
     "chat": "everturn.chat",
+    "batch": "everturn.tasks.batches",
     "metadata": "everturn.tasks.metadata:metadata",
+    "prompts": "everturn.prompts",
+    "skills": "everturn.skills",
     "step": "everturn.tasks.steps:step",
     "tags": "everturn.tasks.tags",
     "task": "everturn.tasks.definition:task",

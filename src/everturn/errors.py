@@ -24,6 +24,8 @@ EverturnError                  .code (stable, listed in PROTOCOL.md), .details (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -44,9 +46,14 @@ class EverturnError(Exception):
 
 
 class RequestError(EverturnError):
-    """The request must change; repeating it unchanged is useless."""
+    """The request must change; repeating it unchanged is useless.
+
+    Attributes:
+        headers: of the answer, in lower case, where a server said so over HTTP.
+    """
 
     code = "request_error"
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class InvalidRequest(RequestError):
@@ -139,14 +146,36 @@ class ApiError(EverturnError):
     Attributes:
         status: the HTTP status, or None when no answer came.
         body: the decoded error body, if there was one.
+        headers: of the answer, in lower case.
     """
 
     code = "api_error"
 
-    def __init__(self, message: str, *, status: int | None = None, body: Any = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
+        self.headers = dict(headers or {})
+
+    @property
+    def reset_at_ms(self) -> int | None:
+        """When a rate limit that refused the call lets calls through again, in epoch ms.
+
+        None unless the answer was a 429 that names limit, remainder and reset.
+        """
+        headers = self.headers
+        reset = headers.get("x-ratelimit-reset", "")
+        named = "x-ratelimit-limit" in headers and "x-ratelimit-remaining" in headers
+        if self.status != 429 or not named or not (reset.isascii() and reset.isdigit()):
+            return None
+        return int(reset)
 
 
 class RunContextError(EverturnError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import uuid
+from functools import partial
 
 import anyio
 import pytest
@@ -126,6 +128,33 @@ async def revive(conversations: Conversations, scope: anyio.CancelScope) -> None
         await conversations.in_thread(conversations.system.start_worker)
 
 
+@pytest.mark.slow
+async def test_p4_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(
+    conversations: Conversations,
+) -> None:
+    """P-4: stopped for longer than its lease while it streams, then continued.
+
+    Its connection stays open all the while, so only the lease can tell that it is gone.
+    """
+    system = conversations.system
+    async with AgentChat("slow", id=fresh("p4")) as chat:
+        stream = await chat.send_message("count")
+        seen = 0
+        sleeper = system.workers[0]
+        async for chunk in stream:
+            seen += chunk["type"] == "text-delta"
+            if seen == 5 and len(system.workers) == 1:
+                sleeper.signal(signal.SIGSTOP)
+                await conversations.in_thread(partial(system.start_worker, wait=False))
+        sleeper.signal(signal.SIGCONT)
+        assert stream.complete
+        assert await conversations.ask(chat, "short") == "short"
+        first, second = await conversations.settled(chat.id, 2)
+    assert first.restarts == 1
+    assert first.text.endswith("w39 ")
+    assert second.text == "short"
+
+
 async def test_p5_a_repeated_part_gets_its_first_answer_also_after_a_restart(
     conversations: Conversations,
 ) -> None:
@@ -208,6 +237,9 @@ async def test_p10_a_suspended_session_continues_on_a_new_run_when_its_worker_is
             while (await Api().retrieve_run(str(first_run)))["status"] != "WAITING":
                 await anyio.sleep(0.05)
         await conversations.restart_worker()
+        with anyio.fail_after(20):
+            while (await Api().retrieve_run(str(first_run)))["status"] == "WAITING":
+                await anyio.sleep(0.05)
         assert await conversations.ask(chat, "two") == "answer 3"
         second_run = (await sessions.retrieve(chat.id)).current_run_id
         await conversations.settled(chat.id, 2)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from driver import Driver
 
 from everturn.testing.processes import System
 
@@ -33,40 +31,9 @@ def node_folder() -> Path:
         subprocess.run(
             [npm, "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True
         )
-    shutil.copy(HERE / "node" / "drive.mjs", folder / "drive.mjs")
+    for script in (HERE / "node").glob("*.mjs"):
+        shutil.copy(script, folder / script.name)
     return folder
-
-
-class Driver:
-    """Runs scenarios of drive.mjs against a system."""
-
-    def __init__(self, folder: Path, system: System) -> None:
-        self._folder = folder
-        self._system = system
-
-    def start(self, scenario: str, **arguments: Any) -> subprocess.Popen[str]:
-        node = shutil.which("node")
-        assert node, "node is missing: install Debian's package nodejs"
-        return subprocess.Popen(
-            [node, "drive.mjs", scenario, json.dumps(arguments)],
-            cwd=self._folder,
-            env={
-                **os.environ,
-                "TRIGGER_API_URL": self._system.url,
-                "TRIGGER_SECRET_KEY": self._system.key,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, scenario: str, **arguments: Any) -> Any:
-        return self.finish(self.start(scenario, **arguments))
-
-    def finish(self, process: subprocess.Popen[str]) -> Any:
-        out, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, f"{errors}\n{self._system.logs()}"
-        return json.loads(out.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -561,15 +561,6 @@ class TestTheRest:
 
         assert (reply.status, reply.headers["x-last-chunk-index"], reply.body) == (200, "0", b"")
 
-    async def test_direct_writes_are_not_offered(self, http: Http) -> None:
-        await http.create()
-        reply = await http("PUT", OUT)
-
-        assert (reply.status, reply.text) == (
-            501,
-            "Session channels require the S2 realtime backend",
-        )
-
     async def test_a_method_that_does_not_exist_names_those_that_do(self, http: Http) -> None:
         reply = await http("DELETE", OUT)
 

@@ -77,6 +77,9 @@ class TestTrigger:
         second = await http("POST", JOB, {"payload": 1}, key=token)
 
         assert (first.status, second.status) == (200, 422)
+        assert second.json["error"] == (
+            "Cannot trigger job with a one-time use token as it has already been used."
+        )
 
     async def test_a_token_triggers_the_tasks_it_names(self, http: Http) -> None:
         for scope, status in (

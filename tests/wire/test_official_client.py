@@ -6,14 +6,11 @@ Wire-protocol §18.1, §18.2.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 import pytest
+from driver import Driver
 
 from everturn.testing.processes import System
-
-if TYPE_CHECKING:
-    from conftest import Driver
 
 pytestmark = pytest.mark.processes
 

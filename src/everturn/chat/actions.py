@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from everturn.chat import commit, hooks, messages
+from everturn.chat import commit, hooks
+from everturn.chat.messages import clean_aborted_parts, new_message_id
 from everturn.chat.output import Response, is_streamable
 from everturn.chat.state import ChatRun, TurnState
 from everturn.chat.turn import (
@@ -92,9 +93,9 @@ async def _call(run: ChatRun, state: TurnState, payload: Any) -> Any:
 
 async def _respond(run: ChatRun, state: TurnState, result: Any) -> None:
     """Stream what the hook returned, always as a new message; a stop cuts it, without an error."""
-    fresh = messages.new_message_id(run.runtime.ids)
-    message_id = state.restarted_id or fresh
-    response = Response(run.runtime, run.out, message_id=message_id, forced=True)
+    options = run.take_stream_options(state)
+    message_id = state.restarted_id or options.new_message_id(run.runtime.ids)
+    response = Response(run.runtime, run.out, message_id=message_id, forced=True, options=options)
     failed = True
     try:
         await response.pipe(result, state.signal)
@@ -103,7 +104,7 @@ async def _respond(run: ChatRun, state: TurnState, result: Any) -> None:
         if response.started:
             message = response.message
             if failed or state.stop.aborted:
-                message = messages.clean_aborted_parts(message)
+                message = clean_aborted_parts(message)
             state.response = message
             run.lane.upsert(message)
             state.history_changed = True
@@ -114,7 +115,7 @@ def _keep_parts(run: ChatRun, state: TurnState) -> None:
     if not state.kept:
         return
     base = state.response or {
-        "id": messages.new_message_id(run.runtime.ids),
+        "id": new_message_id(run.runtime.ids),
         "role": "assistant",
         "parts": [],
     }

@@ -2,7 +2,8 @@
 
 Only a run with a past reads anything: a continuation, or a further attempt (chat-agent §2.2).
 What is committed is said by three places, and the newest of them counts: the newest turn-complete
-on `.out`, the snapshot, the session row (rulings §1.5, §1.10). They differ after a crash:
+on `.out`, the snapshot, the session row (rulings §1.5, §1.10). What cannot be read is not taken
+for empty where that could lose or double anything: `reading.py`. They differ after a crash:
 
 * The turn-complete is newer: the process died before its snapshot. Replay fills the gap.
 * The snapshot is newer: history changed by an author was stored, and the process died before the
@@ -20,12 +21,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import anyio
 
-from everturn.chat import commit, hooks, messages
+from everturn.chat import commit, handover, hooks, messages, reading
 from everturn.chat.intake import NOWHERE, Intake
 from everturn.chat.output import Chunk
 from everturn.chat.parts import is_tool_part, tool_name
@@ -33,18 +35,16 @@ from everturn.chat.replay import Replay, replay_out
 from everturn.chat.state import ChatRun, Message, Restart
 from everturn.chat.transcript import Snapshot
 from everturn.chat.turn import ends_attempt
-from everturn.errors import CursorTrimmed, EverturnError, Fenced, LeaseLost
 from everturn.protocol.records import (
     TOKEN_HEADER,
     TURN_COMPLETE,
     UPGRADE_REQUIRED,
     Input,
     InputCursor,
-    Io,
     Record,
+    open_envelope,
     parse_input,
 )
-from everturn.rules import limits
 from everturn.rules.boot import (
     FirstStep,
     Recovery,
@@ -56,8 +56,8 @@ from everturn.rules.boot import (
 from everturn.rules.trimming import TrimChain
 
 log = logging.getLogger("everturn.chat")
-#: Above every seq_num: reading back from it starts at the newest record.
-FROM_THE_TAIL: Final = 1 << 62
+#: Part ids of runs, `<fence>-<part>`; guests choose others.
+_RUN_PART: Final = re.compile(r"\d+-\d+")
 
 
 class Past(NamedTuple):
@@ -70,6 +70,8 @@ class Past(NamedTuple):
     #: The snapshot covers more than the newest turn-complete.
     missing_turn_complete: bool
     tail: int | None
+    #: A run of the session wrote after the newest turn-complete, and not only a guest.
+    wrote_ourselves: bool
 
 
 async def boot(run: ChatRun) -> FirstStep:
@@ -81,6 +83,10 @@ async def boot(run: ChatRun) -> FirstStep:
     if run.prior:
         past = await _read(run)
         recovery = await _restore(run, past)
+    if handover.expected(run.payload) and not run.started:
+        if not run.lane.messages and not run.agent.hydrates:
+            run.lane.replace_all(handover.head_start_messages(run.payload))
+        run.intake.expect_handover(recovery.handover)
     if run.agent.hooks.has("on_boot"):
         run.client_data = run.agent.client_data(run.payload.get("metadata"))
         event = hooks.BootEvent(
@@ -117,7 +123,7 @@ def _payload_open(run: ChatRun) -> bool:
 async def _read(run: ChatRun) -> Past:
     if run.agent.hydrates:
         return await _read_hydrating(run)
-    snapshot = await run.transcript.load()
+    snapshot = await reading.snapshot(run)
     # From the turn-complete the snapshot names, included: its cursor tells whether the snapshot
     # was stored before or after a turn-complete.
     last_out = snapshot.last_out if snapshot is not None else None
@@ -125,59 +131,19 @@ async def _read(run: ChatRun) -> Past:
     incoming: list[Record] = []
     async with anyio.create_task_group() as reads:
         after = None if not last_out else last_out - 1
-        reads.start_soon(_read_all, run, "out", after, out)
+        reads.start_soon(reading.everything, run, "out", after, out)
         seen = snapshot.cursor.seq_num if snapshot is not None else None
-        reads.start_soon(_read_all, run, "in", seen, incoming)
+        reads.start_soon(reading.everything, run, "in", seen, incoming)
     return _past(run, snapshot, out, incoming)
 
 
 async def _read_hydrating(run: ChatRun) -> Past:
     """History is the author's: only the newest turn-complete and what follows it is read."""
-    out = await _read_back_to_commit(run)
+    out = await reading.back_to_commit(run)
     cursor = _newest(_cursor_of(out), _row(run))
     incoming: list[Record] = []
-    await _read_all(run, "in", cursor.seq_num, incoming)
+    await reading.everything(run, "in", cursor.seq_num, incoming)
     return _past(run, None, out, incoming)
-
-
-async def _read_all(run: ChatRun, io: Io, after: int | None, found: list[Record]) -> None:
-    """Everything stored after a cursor. A failing read is logged; what was read counts (R-023)."""
-    while True:
-        try:
-            page = await run.runtime.read(io, after=after, limit=limits.READ_RECORDS_MAX)
-        except CursorTrimmed as trimmed:
-            after = trimmed.first_seq_num - 1 if trimmed.first_seq_num > 0 else None
-            continue
-        except (Fenced, LeaseLost):
-            raise
-        except (EverturnError, OSError):
-            log.warning("boot.read_failed: %s", io, exc_info=True)
-            return
-        if not page:
-            return
-        found.extend(page)
-        after = page[-1].seq_num
-
-
-async def _read_back_to_commit(run: ChatRun) -> list[Record]:
-    """The newest turn-complete of `.out` and what follows it, oldest first."""
-    found: list[Record] = []
-    before = FROM_THE_TAIL
-    while True:
-        try:
-            page = await run.runtime.read("out", before=before, limit=100)
-        except (Fenced, LeaseLost):
-            raise
-        except (EverturnError, OSError):
-            log.warning("boot.read_failed: out", exc_info=True)
-            break
-        found.extend(page)
-        if not page or any(record.control == TURN_COMPLETE for record in page):
-            break
-        before = page[-1].seq_num
-    found.reverse()
-    commits = [n for n, record in enumerate(found) if record.control == TURN_COMPLETE]
-    return found[commits[-1] :] if commits else found
 
 
 # --- what it says -------------------------------------------------------------------------------
@@ -207,7 +173,18 @@ def _past(
         cursor=_newest(stored, committed, _row(run)),
         missing_turn_complete=missing,
         tail=incoming[-1].seq_num if incoming else None,
+        wrote_ourselves=_wrote_ourselves(out),
     )
+
+
+def _wrote_ourselves(out: Sequence[Record]) -> bool:
+    for record in reversed(out):
+        if record.control == TURN_COMPLETE:
+            return False
+        opened = open_envelope(record.body) if record.is_data else None
+        if opened is not None and _RUN_PART.fullmatch(opened[1]):
+            return True
+    return False
 
 
 def _row(run: ChatRun) -> InputCursor:
@@ -308,6 +285,7 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
         attempt=run.runtime.info.attempt,
         has_partial=has_partial,
         undecided=undecided,
+        expects_handover=handover.expected(run.payload) and not run.started,
     )
     run.lane.replace_all(_seed_chain(replay, recovery))
     run.intake = Intake(run.runtime, run.tasks, past.cursor)
@@ -317,7 +295,7 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
     turns = _without_payload(run, recovery.turns)
     if recovery.asks_hook and run.agent.hooks.has("on_recovery_boot"):
         turns = await _ask_author(run, replay, turns, recovery)
-    queued = [item.seq_num for item in turns]
+    queued = [item.seq_num for item in (*turns, *recovery.handover[:1])]
     decided = [item.seq_num for item in undecided if item.seq_num not in queued]
     run.intake.seed(turns, decided=decided, tail=past.tail)
     await _close_uncommitted(run, past, recovery)
@@ -359,9 +337,9 @@ async def _close_uncommitted(run: ChatRun, past: Past, recovery: Recovery) -> No
     elif recovery.spliced is not None:
         for chunk in ends:
             run.out.write(chunk, ours=True)
-    elif replay.uncommitted:
-        first = recovery.turns[0].seq_num if recovery.turns else None
-        run.restart = Restart(first, replay.partial_message_id, ends)
+    elif replay.uncommitted and (past.wrote_ourselves or not handover.expected(run.payload)):
+        first = next((item.seq_num for item in (*recovery.handover, *recovery.turns)), None)
+        run.restart = Restart(first, replay.partial_message_id, ends, replay.partial)
 
 
 def _end_chunks(replay: Replay) -> Iterable[Chunk]:
@@ -385,9 +363,9 @@ async def _ask_author(
         run_id=run.ctx.run.id,
         chat_id=run.chat_id,
         previous_run_id=run.previous_run_id or "",
-        settled_messages=list(replay.chain),
-        in_flight_users=[dict(m) for m in map(message_of, in_flight) if m is not None],
-        partial_assistant=replay.partial or {},
+        settled_messages=messages.as_objects(replay.chain),
+        in_flight_users=messages.as_objects(filter(None, map(message_of, in_flight))),
+        partial_assistant=messages.as_object(replay.partial or {}),
         pending_tool_calls=_pending_calls(replay.partial_raw),
         writer=run.writer(),
     )

@@ -15,8 +15,8 @@ Order, and what a crash between two steps leaves:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from everturn.chat.state import ChatRun
 from everturn.protocol.records import (
     TOKEN_HEADER,
     TURN_COMPLETE,
@@ -25,6 +25,9 @@ from everturn.protocol.records import (
     control_record,
     trim_record,
 )
+
+if TYPE_CHECKING:
+    from everturn.chat.state import ChatRun
 
 
 async def turn_complete(

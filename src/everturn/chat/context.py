@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from everturn.chat import messages
+from everturn.chat.background import Work
 from everturn.chat.history import History
 from everturn.chat.output import Chunk, Response, Writer
 from everturn.chat.state import current_run, current_turn
-from everturn.chat.turn import deferred
+from everturn.chat.stream_options import UIStreamOptions
 from everturn.tasks.durations import Duration, parse
 from everturn.tasks.signals import Signal
 
@@ -73,12 +73,14 @@ async def pipe_and_capture(
 async def _pipe(source: Any, signal: Signal | None, seed: Chunk | None = None) -> Response:
     run, turn = current_run(), current_turn()
     turn.piped += 1
+    options = run.take_stream_options(turn)
     message_id = messages.id_of(seed) if seed is not None else ""
     made = Response(
         run.runtime,
         run.out,
-        message_id=message_id or messages.new_message_id(run.runtime.ids),
+        message_id=message_id or options.new_message_id(run.runtime.ids),
         seed=seed,
+        options=options,
     )
     await made.pipe(source, turn.signal if signal is None else Signal.any(turn.signal, signal))
     await run.runtime.flush()
@@ -88,6 +90,21 @@ async def _pipe(source: Any, signal: Signal | None, seed: Chunk | None = None) -
 def set_messages(chain: Sequence[Chunk]) -> None:
     """Replace the history at the next checkpoint (`chat.history.set`)."""
     current_run().history.set(list(chain))
+
+
+def set_stream_options(**options: Any) -> None:
+    """Change what is shown of the turn's next stream; names and values of `UIStreamOptions`.
+
+    They win over the agent's options key by key, several calls add up, and the stream that uses
+    them uses them up. Called before the first turn they are for that one; a turn that streams
+    nothing drops them.
+
+    Raises TypeError for a name that is no option.
+    """
+    run = current_run()
+    changes = run.turn.stream_options if run.turn is not None else run.early_stream_options
+    UIStreamOptions().over(options)
+    changes.update(options)
 
 
 def set_turn_timeout(duration: Duration) -> None:
@@ -121,16 +138,38 @@ def session_id() -> str:
     return current_run().session_id
 
 
-def defer(work: Awaitable[Any] | Callable[[], Any]) -> None:
-    """Do `work` beside the turn: it is awaited before the turn completes, for at most 5 s.
+def defer(work: Work) -> None:
+    """Do `work` beside the turn, starting now: something to await, or a function.
 
-    What it raises is logged. Accepts an awaitable or a function.
+    What is deferred during a turn is waited for before the turn completes, for at most 5 s; before
+    the first turn, with the first one. In `on_turn_complete` and between turns nobody waits: a run
+    that suspends or ends may leave it unfinished. What it raises is logged. So whatever the next
+    page load must find is awaited in a hook, not deferred.
+
+    Raises TooLarge when limits.DEFERRED_MAX pieces are running.
     """
-    run, turn = current_run(), current_turn()
+    run = current_run()
+    turn = run.turn
+    if turn is None:
+        joins = run.background.early if run.turns_started == 0 else None
+    else:
+        joins = None if turn.completed else turn.deferred
+    run.background.defer(work, joins)
 
-    async def call() -> Any:
-        value = work() if callable(work) else work
-        return await value if inspect.isawaitable(value) else value
 
-    turn.deferred += 1
-    run.tasks.start_soon(deferred, run, turn, call)
+def inject(*messages: Any) -> None:
+    """Tell the model something before its next request, without anybody else seeing it.
+
+    The messages go after the history when the next turn starts, or in front of the next step of
+    the turn in progress. They are in no UI message and not in the snapshot: later turns of this
+    run hear of them too, the next run does not.
+
+    Args:
+        messages: text (as said by the user), `{"role": "system", "content": "…"}`, UI messages,
+            or messages of the model library.
+
+    Raises:
+        TypeError, ValueError: what is no message, or a last one of the assistant's.
+        TooLarge: more than limits.INJECTED_MAX wait.
+    """
+    current_run().background.inject(messages)

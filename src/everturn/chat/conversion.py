@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -47,21 +47,52 @@ _TOOL_FIELDS: Final = ("providerExecuted", "callProviderMetadata")
 ModelOutput = Callable[[str, Any, Any, str], Any]
 
 
-def to_model_messages(ui_messages: Sequence[Message], tools: Any = None) -> list[ModelMessage]:
+def to_model_messages(
+    ui_messages: Sequence[Message], tools: Any = None, *, newest: bool = True
+) -> list[ModelMessage]:
     """The history as the model library takes it.
 
     Args:
         tools: the tools declared on the agent, as a mapping by name or an iterable of objects
             with a `name`. Where one has `to_model_output`, stored results pass through it (R-156).
+        newest: False for a piece of history after which more comes: the approvals its last message
+            brings were acted on.
 
     A message that cannot be converted is left out and logged; the others are kept (P-8).
     """
     for_model = _model_output(tools)
     prepared: list[Message] = []
-    last = len(ui_messages) - 1
+    last = len(ui_messages) - 1 if newest else -1
     for index, message in enumerate(ui_messages):
         prepared.extend(_prepared(message, for_model, is_last=index == last))
     return _loaded(prepared)
+
+
+def late_answers_last(ui_messages: Sequence[Message], answered: Set[str]) -> list[Message]:
+    """The history with the calls that are to be spoken to next in its very last step.
+
+    One of several calls of a step may be answered long after the others, when later steps stand
+    behind it. A request has to end in what is new, and a decided approval is carried out only in
+    the last step. For the model only: the stored message keeps its order.
+
+    Args:
+        answered: tool calls whose answer has just come.
+    """
+    found = list(ui_messages)
+    if not found or found[-1].get("role") != "assistant":
+        return found
+    parts = parts_of(found[-1])
+    steps = [place for place, part in enumerate(parts) if part.get("type") == "step-start"]
+    before_last_step = parts[: steps[-1]] if steps else []
+    late = [
+        part
+        for part in before_last_step
+        if is_tool_part(part) and (_is_decided(part) or part.get("toolCallId") in answered)
+    ]
+    if late:
+        kept = [part for part in parts if not any(part is moved for moved in late)]
+        found[-1] = {**found[-1], "parts": [*kept, *late]}
+    return found
 
 
 def deferred_results(ui_messages: Sequence[Message]) -> DeferredToolResults | None:
@@ -258,9 +289,14 @@ def _model_output(tools: Any) -> ModelOutput:
         transform = transforms.get(name)
         if transform is None:
             return output
-        return _plain_output(call_with(transform, output, given, call_id))
+        return model_output(transform, output, given, call_id)
 
     return convert
+
+
+def model_output(transform: Callable[..., Any], output: Any, given: Any, call_id: str) -> Any:
+    """What a tool's `to_model_output` makes of a result: of one just made, or a stored one."""
+    return _plain_output(call_with(transform, output, given, call_id))
 
 
 def _named(tools: Any) -> Iterator[tuple[str, Any]]:

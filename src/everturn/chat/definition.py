@@ -12,13 +12,19 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from everturn.chat.compaction import Compaction
 from everturn.chat.hooks import NAMES, H, Hooks
+from everturn.chat.policy import OnBusy, checked
 from everturn.chat.state import ChatRun, NoObserver, Observer, _run
+from everturn.chat.steering import PendingMessages
+from everturn.chat.stream_options import UIStreamOptions
+from everturn.client import binding
 from everturn.errors import ConfigurationError, InvalidRequest
 from everturn.protocol.runs import TaskDeclaration
 from everturn.rules import limits
 from everturn.tasks import codec, registry
 from everturn.tasks.durations import Duration, parse
+from everturn.tasks.own_session import OwnSession
 from everturn.tasks.runtime import RunRuntime
 
 ClientT = TypeVar("ClientT")
@@ -40,13 +46,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     preload_timeout_s: float | None = None
     exit_after_preload_idle: bool = False
     token_ttl_s: float = limits.SESSION_TOKEN_S
-    on_error: Callable[[BaseException], str] | None = None
+    stream_options: UIStreamOptions = UIStreamOptions()
+    compaction: Compaction | None = None
+    pending_messages: PendingMessages | None = None
+    on_busy: OnBusy = "queue"
 
 
 class ChatAgent(Generic[ClientT]):
     """A chat agent: its function, its options, its hooks. Made by `chat.agent`."""
 
-    kind: Literal["agent"] = "agent"
+    kind: Literal["agent", "custom-agent"] = "agent"
 
     def __init__(
         self,
@@ -110,6 +119,10 @@ class ChatAgent(Generic[ClientT]):
         """An action; may return a streamable."""
         return self.hooks.add("on_action", hook)
 
+    def on_compacted(self, hook: H) -> H:
+        """A summary was made, between two steps or two turns."""
+        return self.hooks.add("on_compacted", hook)
+
     def on_before_turn_complete(self, hook: H) -> H:
         """The answer is captured, the turn not yet complete; its writer still works."""
         return self.hooks.add("on_before_turn_complete", hook)
@@ -144,8 +157,9 @@ class ChatAgent(Generic[ClientT]):
         """What a client is shown of an exception."""
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        if self.options.on_error is not None:
-            return str(self.options.on_error(error))
+        told = self.options.stream_options.on_error
+        if told is not None:
+            return str(told(error))
         return str(error) or NO_WORDS
 
     # --- the worker's side ---------------------------------------------------------------------
@@ -171,20 +185,35 @@ class ChatAgent(Generic[ClientT]):
         """
         from everturn.chat import turn_loop
 
+        output: bytes | None = None
         payload = codec.decode_packet(runtime.info.payload, runtime.info.payload_type)
         if not isinstance(payload, dict):
             payload = {}
 
         async def work(tasks: Any) -> None:
+            nonlocal output
             run = ChatRun(self, runtime, tasks, payload, observer or NoObserver())
+            own = OwnSession(runtime, tasks, after=lambda: self.raw_cursor(run))
             token = _run.set(run)
             try:
-                await turn_loop.drive(run)
+                with binding.bound(own.find):
+                    output = await self.drive(run)
             finally:
                 _run.reset(token)
 
         await turn_loop.with_tasks(work)
+        return output
+
+    async def drive(self, run: ChatRun) -> bytes | None:
+        """What a run does: the managed loop. Returns the run's output as JSON text, or None."""
+        from everturn.chat import turn_loop
+
+        await turn_loop.drive(run)
         return None
+
+    def raw_cursor(self, run: ChatRun) -> int | None:
+        """Where a handle of the session that the author opens inside the run begins to read."""
+        return run.intake.source.tail_cursor
 
     def copy(self, task_id: str | None = None) -> ChatAgent[ClientT]:
         """A second agent with the same function, options and hooks, for helpers that extend."""
@@ -208,7 +237,7 @@ def _validated(validate: Callable[[Any], Any], value: Any) -> Any:
         raise InvalidRequest("\n".join(lines)) from error
 
 
-_TASK_OPTIONS = {
+TASK_OPTIONS = {
     "queue": "queue",
     "machine": "machine",
     "max_duration": "maxDuration",
@@ -231,6 +260,10 @@ def agent(
     exit_after_preload_idle: bool = False,
     access_token_ttl: Duration = limits.SESSION_TOKEN_S,
     on_error: Callable[[BaseException], str] | None = None,
+    stream_options: UIStreamOptions | None = None,
+    compaction: Compaction | None = None,
+    pending_messages: PendingMessages | None = None,
+    on_busy: OnBusy = "queue",
     **more: Any,
 ) -> Callable[[Callable[..., Any]], ChatAgent[Any]]:
     """Define a chat agent and offer it to the worker.
@@ -250,7 +283,13 @@ def agent(
         max_turns: turns of one run, failed ones included; the session goes on in another run.
         turn_timeout: how long a suspended run waits for the next message.
         idle_timeout: how long a run stays warm after a turn; 0 suspends at once.
-        on_error: the text a client is shown for an exception.
+        on_error: the text a client is shown for an exception; short for the stream option.
+        stream_options: what of an answer's stream is shown; `chat.set_stream_options` changes
+            them for one turn.
+        compaction: when and how a long conversation goes on from a summary.
+        pending_messages: what becomes of messages that arrive during a turn (steering).
+        on_busy: the same as a word: `queue`, `steer`, `latest`, `reject` or `interrupt`
+            (`chat.policy` says what each means).
         **more: hooks by their names, and the options queue, machine, max_duration, max_attempts
             and description.
 
@@ -270,15 +309,18 @@ def agent(
         preload_timeout_s=_optional(preload_timeout),
         exit_after_preload_idle=exit_after_preload_idle,
         token_ttl_s=parse(access_token_ttl),
-        on_error=on_error,
+        stream_options=_stream_options(stream_options, on_error),
+        compaction=compaction,
+        pending_messages=checked(on_busy, pending_messages),
+        on_busy=on_busy,
     )
     hooks = Hooks()
     config: dict[str, Any] = {}
     for name, value in more.items():
         if name in NAMES:
             hooks.add(name, value)
-        elif name in _TASK_OPTIONS:
-            config[_TASK_OPTIONS[name]] = value
+        elif name in TASK_OPTIONS:
+            config[TASK_OPTIONS[name]] = value
         else:
             raise ConfigurationError(f"chat.agent has no option {name!r}")
 
@@ -288,6 +330,13 @@ def agent(
         return made
 
     return define
+
+
+def _stream_options(
+    options: UIStreamOptions | None, on_error: Callable[[BaseException], str] | None
+) -> UIStreamOptions:
+    options = options if options is not None else UIStreamOptions()
+    return options if on_error is None else options.over({"on_error": on_error})
 
 
 def _optional(duration: Duration | None) -> float | None:

@@ -3,7 +3,8 @@
 The lane is the canonical history of a chat. Authors change it through staged mutations, which
 compose, are visible to reads at once, and become the lane at the checkpoints of the pipeline.
 The lane's `version` rises with every change: what is derived from it (the model lane) is built
-again when the version it was built from is no longer current.
+again when the version it was built from is no longer current. It holds messages as authors get
+them, so what hooks, turns and `chat.history` hand out needs no conversion.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from everturn.chat.messages import UIMessage, as_objects
 from everturn.chat.parts import is_tool_part, tool_name
 
 Message = dict[str, Any]
@@ -21,34 +23,34 @@ class Lane:
     """Ordered UI messages with a staged override."""
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
-        self._staged: list[Message] | None = None
+        self._messages: list[UIMessage] = []
+        self._staged: list[UIMessage] | None = None
         self.version = 0
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[UIMessage]:
         """A copy of the list as committed: without what is staged."""
         return list(self._messages)
 
     @property
-    def last(self) -> Message | None:
+    def last(self) -> UIMessage | None:
         return self._messages[-1] if self._messages else None
 
     def replace_all(self, messages: Iterable[Message]) -> None:
         """The runtime's own change: at once, not staged."""
-        self._messages = list(messages)
+        self._messages = as_objects(messages)
         self.version += 1
 
     def upsert(self, message: Message) -> None:
         """Replace the message of that id in place, else append."""
         self.replace_all(_upserted(self._messages, message))
 
-    def current(self) -> list[Message]:
+    def current(self) -> list[UIMessage]:
         """A copy, with what is staged."""
         return list(self._messages if self._staged is None else self._staged)
 
     def stage(self, messages: Sequence[Message]) -> None:
-        self._staged = list(messages)
+        self._staged = as_objects(messages)
 
     def apply(self) -> bool:
         """A checkpoint: what is staged becomes the lane. True when there was something."""
@@ -60,7 +62,7 @@ class Lane:
 
 
 def _upserted(messages: Sequence[Message], message: Message) -> list[Message]:
-    out = list(messages)
+    out: list[Message] = list(messages)
     for index, held in enumerate(out):
         if message.get("id") and held.get("id") == message["id"]:
             out[index] = message
@@ -75,14 +77,14 @@ class History:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
 
-    def all(self) -> list[Message]:
+    def all(self) -> list[UIMessage]:
         return self._lane.current()
 
-    def get_chain(self) -> list[Message]:
+    def get_chain(self) -> list[UIMessage]:
         """The same as `all`."""
         return self._lane.current()
 
-    def find_message(self, id: str) -> Message | None:
+    def find_message(self, id: str) -> UIMessage | None:
         return next((m for m in self._lane.current() if m.get("id") == id), None)
 
     def get_pending_tool_calls(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from everturn.chat.messages import UIMessage
 from everturn.errors import ConfigurationError
 from everturn.tasks.context import TaskContext
 
@@ -37,6 +38,7 @@ NAMES: Final = VALUE_HOOKS | {
     "on_preload",
     "on_chat_start",
     "on_turn_start",
+    "on_compacted",
     "on_before_turn_complete",
     "on_turn_complete",
     "on_chat_suspend",
@@ -52,9 +54,9 @@ class RecoveryBootEvent:
     run_id: str
     chat_id: str
     previous_run_id: str
-    settled_messages: list[Message]
-    in_flight_users: list[Message]
-    partial_assistant: Message
+    settled_messages: list[UIMessage]
+    in_flight_users: list[UIMessage]
+    partial_assistant: UIMessage
     #: `{tool_call_id, tool_name, input, part_index}` of calls that wait for a result.
     pending_tool_calls: list[dict[str, Any]]
     writer: Writer
@@ -95,7 +97,7 @@ class PreloadEvent(_RunEvent):
 @dataclass(frozen=True, kw_only=True)
 class ValidateMessagesEvent:
     chat_id: str
-    messages: list[Message]
+    messages: list[UIMessage]
     turn: int
     trigger: str
 
@@ -106,8 +108,8 @@ class HydrateMessagesEvent:
     turn: int
     #: submit-message | regenerate-message | action
     trigger: str
-    incoming_messages: list[Message]
-    previous_messages: list[Message]
+    incoming_messages: list[UIMessage]
+    previous_messages: list[UIMessage]
     client_data: Any
     continuation: bool
     previous_run_id: str | None
@@ -136,14 +138,14 @@ class ActionEvent:
     action: Any
     turn: int
     client_data: Any
-    ui_messages: list[Message]
+    ui_messages: list[UIMessage]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TurnEvent(_RunEvent):
     chat_access_token: str
     turn: int
-    ui_messages: list[Message]
+    ui_messages: list[UIMessage]
     continuation: bool
     previous_run_id: str | None
     preloaded: bool
@@ -163,9 +165,9 @@ class TurnStartEvent(_TurnEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class _TurnEndEvent(_TurnEvent):
-    new_ui_messages: list[Message]
-    response_message: Message | None
-    raw_response_message: Message | None
+    new_ui_messages: list[UIMessage]
+    response_message: UIMessage | None
+    raw_response_message: UIMessage | None
     stopped: bool
     usage: Any
     total_usage: Any
@@ -185,11 +187,31 @@ class TurnCompleteEvent(_TurnEndEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompactedEvent:
+    """A summary was made; clients are told that compacting is complete after this."""
+
+    ctx: TaskContext
+    chat_id: str
+    turn: int
+    summary: str
+    #: The model messages it stands for, and their number.
+    messages: list[Any]
+    message_count: int
+    usage: Any
+    total_tokens: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    #: Of the step before it; -1 between turns.
+    step_number: int
+    writer: Writer
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatSuspendEvent(_RunEvent):
     phase: Phase
     #: Of phase `turn` only.
     turn: int | None = None
-    ui_messages: list[Message] | None = None
+    ui_messages: list[UIMessage] | None = None
 
 
 class ChatResumeEvent(ChatSuspendEvent):

@@ -9,6 +9,9 @@ nothing is open. Stops that were used while an older message is still open lie a
 named one by one in the decided set, so that a later boot does not apply them again (rulings §1.7).
 Unknown records need no such mark, since a boot drops them anyway.
 
+A handover (head start) is open like a message, but has a slot of its own: it is taken before
+anything in the FIFO, once, by a run that expects one. Nobody else's is kept.
+
 A stop counts from the moment its message is taken from the FIFO, and before: without a target it
 means the turn in progress, or else the message that is next; with a target, exactly that message.
 A stop for a turn that has its answer, or for nothing, is consumed silently (rulings §1.12).
@@ -17,7 +20,8 @@ A stop for a turn that has its answer, or for nothing, is consumed silently (rul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -32,6 +36,7 @@ from everturn.tasks.signals import Signal
 #: The seq_num of a message that was never on `.in`: from the boot payload, or made by a hook.
 NOWHERE = -1
 STOPPED = "stopped"
+HANDOVERS: Final = ("handover", "handover-skip")
 
 
 class Intake:
@@ -40,6 +45,7 @@ class Intake:
     def __init__(self, runtime: RunRuntime, tasks: TaskGroup, cursor: InputCursor) -> None:
         """`cursor` is the newest committed cursor: nothing it covers is delivered."""
         self._clock = runtime.clock
+        self._draining = runtime.draining
         self._base = cursor
         self._floor = cursor.seq_num
         self._decided: set[int] = set(cursor.decided)
@@ -49,7 +55,14 @@ class Intake:
         #: Reasons of stops whose message waits in the FIFO.
         self._stops: dict[int, str] = {}
         self._current: Input | None = None
+        #: Further inputs that the turn in progress answers.
+        self._joined: list[Input] = []
         self._stop: Signal | None = None
+        self._expects_handover = False
+        self._handover: Input | None = None
+        self._handed_over = anyio.Event()
+        self._watchers: list[Callable[[], object]] = []
+        self._listening = False
         self._arrival = anyio.Event()
         self._taken = anyio.Event()
         self.source: SessionInput[Input] = SessionInput(
@@ -57,8 +70,12 @@ class Intake:
         )
 
     def listen(self) -> None:
-        """Follow `.in` from the tail cursor."""
-        self.source.on(self._arrived)
+        """Follow `.in` from the tail cursor. Calling it again follows on, where that had ended."""
+        if self._listening:
+            self.source.open()
+        else:
+            self._listening = True
+            self.source.on(self._arrived)
 
     def seed(
         self, items: Iterable[Input], *, decided: Iterable[int] = (), tail: int | None
@@ -85,20 +102,68 @@ class Intake:
         """Take the head without a turn: it needs none."""
         self.decide(self._fifo.popleft().seq_num)
 
+    def waiting(self) -> tuple[Input, ...]:
+        """What is in the FIFO, in order of arrival."""
+        return tuple(self._fifo)
+
+    def newest(self) -> Input | None:
+        """What joined the FIFO last."""
+        return self._fifo[-1] if self._fifo else None
+
+    @property
+    def current(self) -> Input | None:
+        """What the turn in progress answers."""
+        return self._current
+
+    @property
+    def open_numbers(self) -> Collection[int]:
+        """The numbers of the records that no turn-complete covers yet, in rising order."""
+        return self._open.keys()
+
+    def has_stop(self, seq_num: int) -> bool:
+        """Whether a stop waits for the turn of this message."""
+        return seq_num in self._stops
+
+    def interrupt(self, reason: str) -> None:
+        """Stop the turn in progress, if it still can be."""
+        if self._stop is not None:
+            self._stop.abort(reason)
+
     def has_work(self) -> bool:
         return bool(self._fifo)
 
     def begin(self, item: Input | None, stop: Signal) -> Input:
         """Start the turn of the FIFO's head, or of `item` from elsewhere; `stop` is its signal."""
         current = item if item is not None else self._fifo.popleft()
-        if not self._fifo:
-            self._arrival = anyio.Event()
-        self._taken.set()
+        self._left()
         self._current, self._stop = current, stop
         reason = self._stops.pop(current.seq_num, None)
         if reason is not None:
             stop.abort(reason)
         return current
+
+    def join(self, item: Input | None = None) -> Input:
+        """Take the FIFO's head, or `item` from inside of it, into the turn in progress.
+
+        A stop meant for it stops that turn. It stays open until the turn is decided, so a crash
+        before that leaves it where it was (rulings §1.14).
+        """
+        if item is None:
+            item = self._fifo.popleft()
+        else:
+            self._fifo.remove(item)
+        self._left()
+        self._joined.append(item)
+        reason = self._stops.pop(item.seq_num, None)
+        if reason is not None and self._stop is not None:
+            self._stop.abort(reason)
+        return item
+
+    def decide_turn(self) -> None:
+        """Everything the turn in progress took is decided: its turn-complete is being written."""
+        for item in (self._current, *self._joined):
+            if item is not None:
+                self.decide(item.seq_num)
 
     def unstoppable(self) -> None:
         """From here on a stop comes too late for the turn in progress (§2.8, T25)."""
@@ -107,13 +172,69 @@ class Intake:
     def done(self) -> None:
         """The turn in progress is over."""
         self._current = self._stop = None
+        self._joined.clear()
+
+    def watch(self, arrived: Callable[[], object]) -> Callable[[], None]:
+        """Call `arrived()` after each record that joins the FIFO. Returns how to undo it."""
+        self._watchers.append(arrived)
+
+        def undo() -> None:
+            if arrived in self._watchers:
+                self._watchers.remove(arrived)
+
+        return undo
+
+    # --- head start ----------------------------------------------------------------------------
+
+    def expect_handover(self, found: Sequence[Input] = ()) -> None:
+        """Keep the first handover that comes. Called before `listen`.
+
+        `found` is the one that lies in the log already, and the stops that mean it.
+        """
+        self._expects_handover = True
+        for item in found:
+            if item.kind in HANDOVERS:
+                self._handover_arrived(item)
+                self._open = dict.fromkeys(sorted(self._open))
+            else:
+                self._stop_arrived(item)
+
+    async def handover(self, limit_s: float) -> Input | None:
+        """The handover, within `limit_s` seconds; None after a skip or when none came.
+
+        It stays open until it is decided. One that comes later is dropped.
+        """
+        await within(self._clock, limit_s, self._handed_over.wait)
+        self._expects_handover = False
+        item, self._handover = self._handover, None
+        if item is not None and item.kind == "handover-skip":
+            self.decide(item.seq_num)
+            return None
+        return item
+
+    def _handover_arrived(self, item: Input) -> None:
+        if self._handover is None:
+            self._handover = item
+            self._open[item.seq_num] = None
+            self._handed_over.set()
 
     async def arrives(self, limit_s: float | None) -> bool:
-        """Wait until the FIFO holds something; False after `limit_s` seconds without."""
+        """Wait until the FIFO holds something; False after `limit_s` seconds without, and at
+        once when the process is about to go."""
         if self._fifo:
             return True
-        await within(self._clock, limit_s, self._arrival.wait)
+        undo = self._draining.on_abort(lambda _: self._arrival.set())
+        try:
+            await within(self._clock, limit_s, self._arrival.wait)
+        finally:
+            undo()
         return bool(self._fifo)
+
+    def _left(self) -> None:
+        """Something left the FIFO."""
+        if not self._fifo:
+            self._arrival = anyio.Event()
+        self._taken.set()
 
     # --- cursors -------------------------------------------------------------------------------
 
@@ -146,6 +267,10 @@ class Intake:
             self._open[item.seq_num] = None
             self._fifo.append(item)
             self._arrival.set()
+            for arrived in list(self._watchers):
+                arrived()
+        elif item.kind in HANDOVERS and self._expects_handover:
+            self._handover_arrived(item)
         elif item.kind == "stop":
             self._stop_arrived(item)
             if self._open:
@@ -156,15 +281,19 @@ class Intake:
         message = item.payload.get("message")
         reason = message if isinstance(message, str) and message else STOPPED
         target = target_of(item)
-        if self._current is not None and target in (None, self._current.seq_num):
+        if self._current is not None and (target is None or target in self._answered()):
             if self._stop is not None:
                 self._stop.abort(reason)
             return
         if target is None:
-            head = self.head()
+            head = self._handover or self.head()
             target = head.seq_num if head is not None else None
         if target is not None and target in self._open:
             self._stops.setdefault(target, reason)
+
+    def _answered(self) -> list[int]:
+        """The numbers of what the turn in progress answers."""
+        return [item.seq_num for item in (self._current, *self._joined) if item is not None]
 
     async def _room(self) -> None:
         while len(self._fifo) >= limits.INPUT_BUFFER_MAX:

@@ -72,6 +72,16 @@ class UIMessage(dict[str, Any]):
         return own if isinstance(own, str) else text_of(self)
 
 
+def as_object(message: Mapping[str, Any]) -> UIMessage:
+    """A message as authors get it; itself when it is one already."""
+    return message if isinstance(message, UIMessage) else UIMessage(message)
+
+
+def as_objects(messages: Iterable[Mapping[str, Any]]) -> list[UIMessage]:
+    """Messages as authors get them, in a list of their own."""
+    return [as_object(message) for message in messages]
+
+
 def _key_of(fields: Mapping[str, Any], name: str) -> str:
     if name in fields or "_" not in name:
         return name
@@ -137,6 +147,33 @@ def text_of(message: Mapping[str, Any]) -> str:
         part["text"]
         for part in parts_of(message)
         if part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def awaits_model(message: Mapping[str, Any]) -> bool:
+    """Whether an assistant message has something the model did not speak to yet.
+
+    That is a tool result, or a decided approval, in its last step: after every result the model
+    has seen stands the step in which it spoke on.
+    """
+    for part in reversed(parts_of(message)):
+        if part.get("type") == "step-start":
+            break
+        if is_tool_part(part) and part.get("state") in CLIENT_STATES:
+            return True
+    return any(part.get("state") == "approval-responded" for part in tool_parts(message))
+
+
+def newly_answered(
+    before: Sequence[Message], after: Sequence[Message], incoming: Mapping[str, Any]
+) -> frozenset[str]:
+    """The tool calls that an incoming message has moved on: answered, approved or denied."""
+    states = {part.get("toolCallId"): part.get("state") for m in before for part in tool_parts(m)}
+    now = {part.get("toolCallId"): part.get("state") for m in after for part in tool_parts(m)}
+    return frozenset(
+        call_id
+        for call_id in tool_call_ids(incoming)
+        if now.get(call_id) in CLIENT_STATES and now.get(call_id) != states.get(call_id)
     )
 
 

@@ -12,17 +12,27 @@ chunk the reducer refuses is refused before it is written.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import Any
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 import msgspec
 
+from everturn.chat.adapters.usage import usage_of_run
 from everturn.chat.chunks import check_chunk, message_chunks
 from everturn.chat.reducer import MessageReducer
+from everturn.chat.stream_options import UIStreamOptions
 from everturn.errors import UIMessageStreamError
 from everturn.ids import Ids
 from everturn.protocol.records import NewRecord, data_body
+from everturn.rules import limits
 from everturn.tasks.runtime import RunRuntime
 from everturn.tasks.signals import Signal
 
@@ -32,6 +42,17 @@ Chunk = dict[str, Any]
 # --- telling streamables apart ------------------------------------------------------------------
 
 
+@runtime_checkable
+class ModelRun(Protocol):
+    """A stream of a model's run, which closes its parts and ends by itself when it is stopped."""
+
+    def accompany(self, stop: Signal, on_error: Callable[[BaseException], str] | None) -> None:
+        """Stop with `stop` too; `on_error` gives the text of errors unless the author said how."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+
 def is_message(value: Any) -> bool:
     return isinstance(value, dict) and "role" in value and isinstance(value.get("parts"), list)
 
@@ -39,7 +60,7 @@ def is_message(value: Any) -> bool:
 def is_streamable(value: Any) -> bool:
     """Whether a returned value is streamed; anything else an agent returns is ignored."""
     if _is_models_own(value):
-        return _model_chunks(value) is not None
+        return _adapted(value) is not value
     return isinstance(value, str | AsyncIterable | Iterator) or is_message(value)
 
 
@@ -48,18 +69,19 @@ def _is_models_own(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "pydantic_ai"
 
 
-def _model_chunks(value: Any) -> AsyncIterator[Chunk] | None:
+def _adapted(value: Any) -> Any:
+    """What the model library made as a stream of chunks; anything else as it is."""
+    if not _is_models_own(value):
+        return value
     from everturn.chat.adapters import pydantic_ai
 
-    return pydantic_ai.as_agent_chunks(value)
+    stream = pydantic_ai.as_stream(value)
+    return value if stream is None else stream
 
 
 def items_of(source: Any) -> AsyncIterator[Any]:
     """The strings and chunks of a streamable or any (async) iterable. Raises TypeError."""
-    if _is_models_own(source):
-        chunks = _model_chunks(source)
-        if chunks is not None:
-            return chunks
+    source = _adapted(source)
     if isinstance(source, str):
         return _each([source])
     if is_message(source):
@@ -120,9 +142,11 @@ class _Framing:
 
     def end(self) -> Iterator[Chunk]:
         yield from self._end_text()
+        if self._finished:
+            return  # whoever ended the message, by `finish` or `abort`, has said all of it
         if self._step_open:
             yield {"type": "finish-step"}
-        if self._started and not self._finished:
+        if self._started:
             yield {"type": "finish", "finishReason": "stop"}
 
     def _start(self) -> Iterator[Chunk]:
@@ -258,6 +282,14 @@ def _put(parts: list[Chunk], part: Chunk) -> None:
     parts.append(part)
 
 
+class ChunkSink(Protocol):
+    """Where a `Writer` writes: the run's own `Outlet`, or another chat as a guest."""
+
+    def write(self, chunk: Chunk) -> None: ...
+
+    async def write_all(self, source: Any) -> None: ...
+
+
 class Writer:
     """`chat.response` and the `writer` of hook events.
 
@@ -265,7 +297,7 @@ class Writer:
     step of the turn; merged chunks are never part of the response.
     """
 
-    def __init__(self, out: Outlet, kept: DataParts | None) -> None:
+    def __init__(self, out: ChunkSink, kept: DataParts | None) -> None:
         """`kept` is None where no response exists (preload, recovery): nothing is kept then."""
         self._out = out
         self._kept = kept
@@ -307,12 +339,23 @@ class Response:
         message_id: str,
         seed: Chunk | None = None,
         forced: bool = False,
+        is_open: bool = False,
+        options: UIStreamOptions | None = None,
     ) -> None:
-        """`seed` is the message that is continued; its id is `message_id` then."""
+        """`seed` is the message that is continued; its id is `message_id` then.
+
+        `options` say what of the stream is shown. What is not shown is not part of the message.
+        With `is_open` readers have seen its `start` and no end yet: none is written again.
+        """
         self._runtime = runtime
         self._out = out
         self._message_id = message_id
         self._forced = forced or seed is not None
+        self._is_open = is_open
+        self._options = options or UIStreamOptions()
+        #: Whether the author made the chunks himself, and what knows the cost of the others.
+        self._authored = True
+        self._counts: Any = None
         self._reducer = MessageReducer(seed)
         self.started = False
         self.cut = False
@@ -335,27 +378,45 @@ class Response:
     async def pipe(self, source: Any, signal: Signal) -> None:
         """Stream `source` until it ends or `signal` is aborted; then `cut` is set.
 
-        A cut stream ends with an `abort` chunk in place of `finish`.
+        A cut stream ends with the ends of its open parts and an `abort` chunk in place of
+        `finish`. A model's run writes those itself, given a little time; any other source is
+        cancelled where it waits.
         """
+        given, source = source, _adapted(source)
+        ends_itself = isinstance(source, ModelRun)
+        if isinstance(source, ModelRun):
+            source.accompany(signal, self._options.on_error)
+        self._authored = not ends_itself and source is given
+        self._counts = source if ends_itself else given
         chunks = as_chunks(
             source, ids=self._runtime.ids, message_id=self._message_id, forced=self._forced
         )
+        grace_s = limits.STOP_S_MAX if ends_itself else 0.0
         with anyio.CancelScope() as scope:
-            undo = signal.on_abort(lambda _: scope.cancel())
+            undo = signal.on_abort(lambda _: _end_within(scope, grace_s))
             try:
                 async with contextlib.aclosing(chunks):
                     async for chunk in chunks:
                         self._take(chunk)
                         await self._runtime.room()
-                        if signal.aborted:
+                        if signal.aborted and not ends_itself:
                             break
             finally:
                 undo()
         if signal.aborted and not self._is_finished():
-            self.cut = True
-            if self.started and not self._reducer.aborted:
-                self._take({"type": "abort", "reason": signal.reason or "stopped"})
-        self.usage = usage_of(source)
+            self._cut_off(signal.reason or "stopped")
+        self.usage = usage_of(self._counts)
+
+    def _cut_off(self, reason: str) -> None:
+        self.cut = True
+        if not self.started or self._reducer.aborted:
+            return
+        # For readers only: the raw message shows its author where the stream was cut.
+        for part_id in self._reducer.open_reasoning_ids:
+            self._out.write({"type": "reasoning-end", "id": part_id})
+        for part_id in self._reducer.open_text_ids:
+            self._out.write({"type": "text-end", "id": part_id})
+        self._take({"type": "abort", "reason": reason})
 
     def _is_finished(self) -> bool:
         return self._reducer.finish_reason is not None and not self._reducer.open_text_ids
@@ -363,24 +424,45 @@ class Response:
     def _take(self, chunk: Chunk) -> None:
         if not isinstance(chunk.get("type"), str):
             raise UIMessageStreamError("a chunk needs a `type`")
+        shown = self._options.shown(
+            chunk,
+            authored=self._authored,
+            usage=usage_of(self._counts) if chunk["type"] == "finish" else None,
+        )
+        if shown is None:
+            if chunk["type"] in ("start", "finish"):
+                # The message's id and how it ended are known all the same.
+                self._reducer.feed(chunk)
+            return
         # Three steps, the first two of which may refuse: what a client may not see must not be in
         # the stored message, and what does not fit the message must not reach a client.
-        record = self._out.record(chunk)
-        self._reducer.feed(chunk)
-        self._out.append(record)
+        record = self._out.record(shown)
+        self._reducer.feed(shown)
+        if not (self._is_open and chunk["type"] == "start" and not self.started):
+            self._out.append(record)
         self.started = True
 
 
+def _end_within(scope: anyio.CancelScope, seconds: float) -> None:
+    """Cancel a scope, now or when it has not ended by itself in time."""
+    if seconds <= 0:
+        scope.cancel()
+    else:
+        scope.deadline = anyio.current_time() + seconds
+
+
 def usage_of(source: Any) -> Any:
-    """The usage a model stream counted; None for other sources."""
+    """The usage a model stream counted, in our fields; None for other sources."""
     usage = getattr(source, "usage", None)
-    if callable(usage):
-        usage = usage()
-    return usage
+    if hasattr(usage, "cache_read_tokens"):
+        return usage_of_run(usage)
+    return usage() if callable(usage) else usage
 
 
 def add_usage(total: Any, usage: Any) -> Any:
-    """The sum of two usages; None counts as nothing."""
+    """The sum of two usages, ours or the model library's; None counts as nothing."""
     if usage is None:
         return total
+    if hasattr(total, "cache_read_tokens"):
+        total = usage_of_run(total)
     return usage if total is None else total + usage

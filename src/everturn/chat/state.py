@@ -12,12 +12,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import anyio
 from anyio.abc import TaskGroup
 
+from everturn.chat.background import Background, Deferred
 from everturn.chat.history import History, Lane
 from everturn.chat.intake import Intake
+from everturn.chat.messages import UIMessage, as_object, text_of
 from everturn.chat.output import Chunk, DataParts, Outlet, Writer
+from everturn.chat.policy import Policy
+from everturn.chat.steering import Steering
+from everturn.chat.stream_options import UIStreamOptions
 from everturn.chat.tokens import Tokens
 from everturn.chat.transcript import Transcript
 from everturn.errors import ChatContextError
@@ -29,7 +33,11 @@ from everturn.tasks.runtime import RunRuntime
 from everturn.tasks.signals import Signal
 
 if TYPE_CHECKING:
+    from everturn.chat.compaction import Inner, LaneStart
     from everturn.chat.definition import ChatAgent
+    from everturn.chat.handover import Handover
+    from everturn.chat.prompts import StoredPrompt
+    from everturn.chat.skills import ResolvedSkill
 
 ClientT = TypeVar("ClientT")
 Message = dict[str, Any]
@@ -65,6 +73,8 @@ class Restart:
     message_id: str | None
     #: End chunks for the text and reasoning parts that were left open.
     ends: tuple[Chunk, ...] = ()
+    #: What it had said, whole parts only; for a message that will not be answered any more.
+    partial: Message | None = None
 
 
 @dataclass
@@ -82,11 +92,19 @@ class TurnState:
     token: str = ""
     #: The id that a dead attempt streamed this answer under.
     restarted_id: str | None = None
+    #: Whether a dead attempt's answer was discarded for readers by this turn.
+    restarted: bool = False
+    #: The first step of the answer, made by a head start.
+    handover: Handover | None = None
     piped: int = 0
     kept: DataParts = field(default_factory=DataParts)
     #: Whether an author changed history in this turn: it is stored before the turn-complete.
     history_changed: bool = False
     incoming: list[Message] = field(default_factory=list)
+    #: Tool calls that the incoming message has answered, approved or denied.
+    answered: frozenset[str] = frozenset()
+    #: The incoming message repeats an answer that was given before: nobody is asked again.
+    nothing_new: bool = False
     new_ui_messages: list[Message] = field(default_factory=list)
     response: Message | None = None
     raw_response: Message | None = None
@@ -95,8 +113,13 @@ class TurnState:
     stopped: bool = False
     #: Once the turn-complete is written nothing more of this turn may be.
     completed: bool = False
-    deferred: int = 0
-    deferred_done: anyio.Event = field(default_factory=anyio.Event)
+    #: Messages that steering took into this turn.
+    joined: list[Message] = field(default_factory=list)
+    #: The summary that requests of this turn start from.
+    compacted: Inner | None = None
+    deferred: Deferred = field(default_factory=Deferred)
+    #: What `chat.set_stream_options` changed for the next stream of this turn.
+    stream_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trigger(self) -> str:
@@ -143,6 +166,16 @@ class ChatRun:
         self.history = History(self.lane)
         self.out = Outlet(runtime)
         self.transcript = Transcript(runtime)
+        self.background = Background(tasks)
+        self.steering = Steering(agent.options.pending_messages)
+        self.policy = Policy(agent.options.on_busy)
+        #: What the model lane starts from since a compaction.
+        self.lane_start: LaneStart | None = None
+        #: `chat.prompt` and `chat.skills`, once they were set.
+        self.prompt: StoredPrompt | None = None
+        self.skills: tuple[ResolvedSkill, ...] | None = None
+        #: Stream options set before the first turn.
+        self.early_stream_options: dict[str, Any] = {}
         self.tokens = Tokens(
             runtime, session=info.session_key or self.chat_id, ttl_s=agent.options.token_ttl_s
         )
@@ -159,10 +192,19 @@ class ChatRun:
         self.previous_turn_usage: Any = None
         #: The answer that the next turn gives again, under its message id.
         self.restart: Restart | None = None
+        #: Loops an author wrote: told of a stop of the turn in progress.
+        self.stop_listeners: list[Callable[[str], object]] = []
+        #: Whether a loop an author wrote has asked for messages.
+        self.input_used = False
         self.upgrade_requested = False
         self.end_requested = False
         self.turn_timeout_s: float | None = None
         self.idle_timeout_s: float | None = None
+
+    def take_stream_options(self, turn: TurnState) -> UIStreamOptions:
+        """The options of the turn's next stream; what was set for it alone is used up."""
+        changes, turn.stream_options = turn.stream_options, {}
+        return self.agent.options.stream_options.over(changes)
 
     def writer(self) -> Writer:
         """A writer for a hook: what it keeps joins the turn in progress, if there is one."""
@@ -191,6 +233,11 @@ def current_run() -> ChatRun:
     return run
 
 
+def current_run_or_none() -> ChatRun | None:
+    """The chat run this code belongs to; None outside of one."""
+    return _run.get()
+
+
 def current_turn() -> TurnState:
     """The turn in progress. Raises ChatContextError between turns."""
     turn = current_run().turn
@@ -208,7 +255,7 @@ class Turn(Generic[ClientT]):
         self._prepared: list[Any] | None = None
 
     @property
-    def ui_messages(self) -> list[Message]:
+    def ui_messages(self) -> list[UIMessage]:
         """The history as clients see it, the new message included."""
         return self._run.lane.messages
 
@@ -224,20 +271,19 @@ class Turn(Generic[ClientT]):
         self._prepared = messages
 
     @property
-    def message(self) -> Message | None:
+    def message(self) -> UIMessage | None:
         """The message this turn answers; None for a regenerate."""
-        return self._state.incoming[-1] if self._state.incoming else None
+        return as_object(self._state.incoming[-1]) if self._state.incoming else None
 
     @property
     def text(self) -> str:
         """The text of `message`."""
-        from everturn.chat.messages import text_of
-
         return text_of(self.message) if self.message is not None else ""
 
     @property
     def tools(self) -> Any:
-        return self._state.tools
+        """The agent's tools, resolved for this turn; an empty list when it declares none."""
+        return self._state.tools if self._state.tools is not None else []
 
     @property
     def chat_id(self) -> str:
@@ -322,5 +368,15 @@ def model_messages(run: ChatRun, state: TurnState | None) -> list[Any]:
     from everturn.chat import conversion
 
     tools = state.tools if state is not None else None
-    converted: list[Any] = conversion.to_model_messages(run.lane.messages, tools)
-    return converted
+    answered = state.answered if state is not None else frozenset()
+    ui_messages = conversion.late_answers_last(run.lane.messages, answered)
+    if run.lane_start is not None and not run.lane_start.holds(ui_messages):
+        run.lane_start = None
+    start = run.lane_start
+    return [
+        *(start.model if start is not None else ()),
+        *run.background.lane(
+            ui_messages[len(start.covered) :] if start is not None else ui_messages,
+            lambda part, newest: conversion.to_model_messages(part, tools, newest=newest),
+        ),
+    ]

@@ -88,14 +88,11 @@ class Transcript:
         self._runtime = runtime
 
     async def load(self) -> Snapshot | None:
-        """What is stored. Anything unreadable, and a failing read, counts as nothing."""
-        try:
-            return decode(await self._runtime.load_snapshot())
-        except (Fenced, LeaseLost):
-            raise
-        except (EverturnError, OSError):
-            log.warning("snapshot.load_failed", exc_info=True)
-            return None
+        """What is stored; anything unreadable counts as nothing (R-023).
+
+        Raises EverturnError or OSError when the read fails: then nobody knows what is stored.
+        """
+        return decode(await self._runtime.load_snapshot())
 
     async def save(
         self, messages: Sequence[dict[str, Any]], *, last_out: int | None, cursor: InputCursor

@@ -12,29 +12,41 @@ After the turn-complete nothing more of the turn is written: late exceptions are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
-from everturn.chat import commit, hooks, messages
+from everturn.chat import commit, compaction, handover, hooks, messages
+from everturn.chat.failures import ends_attempt as ends_attempt
+from everturn.chat.failures import logged as logged
+from everturn.chat.handover import Handover
 from everturn.chat.hooks import call_declared
 from everturn.chat.output import Response, add_usage, is_streamable
+from everturn.chat.prepare import prepared
 from everturn.chat.state import ChatRun, Turn, TurnState, model_messages
+from everturn.chat.steering import keep_joined
+from everturn.chat.tools import Tool
 from everturn.errors import EverturnError, Fenced, LeaseLost
-from everturn.protocol.records import RESTARTED_CHUNK, UPGRADE_REQUIRED, Input, control_record
-from everturn.rules import limits
-from everturn.tasks.channels import within
+from everturn.protocol.records import (
+    RESTARTED_CHUNK,
+    UPGRADE_REQUIRED,
+    Input,
+    InputCursor,
+    control_record,
+)
 from everturn.tasks.signals import Signal, Stopped
 
 log = logging.getLogger("everturn.chat")
 
 
-async def run_turn(run: ChatRun, item: Input | None) -> bool:
+async def run_turn(run: ChatRun, item: Input | None, given: Handover | None = None) -> bool:
     """Answer the FIFO's head, or `item` from elsewhere. False when it was handed to a successor.
+
+    `given` is the first step of the answer, made by a head start.
 
     On return its turn-complete is durable, the completion hook has run and history is stored.
     Raises only what ends the attempt.
     """
     state = begin(run, item, "turn")
+    state.handover = given
     try:
         if not await _answer(run, state):
             return False
@@ -56,7 +68,11 @@ def begin(run: ChatRun, item: Input | None, phase: str) -> TurnState:
     stop.on_abort(state.signal.abort)
     # Undone at the end of the turn, or the run's signal would remember every turn there was.
     state.release = run.runtime.cancelled.on_abort(state.signal.abort)
+    if run.turns_started == 0:
+        state.deferred = run.background.early
+        state.stream_options = run.early_stream_options
     run.turn = state
+    run.steering.begin()
     run.turns_started += 1
     run.runtime.report(turns=run.turns_started)
     run.observer.phase(phase)
@@ -77,6 +93,7 @@ def _restart(run: ChatRun, state: TurnState) -> None:
         state.restarted_id = restart.message_id
     for chunk in restart.ends:
         run.out.write(chunk, ours=True)
+    state.restarted = True
     data = {"runId": run.runtime.info.run_id, "attempt": run.runtime.info.attempt}
     run.out.write({"type": RESTARTED_CHUNK, "data": data}, ours=True)
 
@@ -89,15 +106,6 @@ def end(run: ChatRun) -> None:
     run.turn = None
 
 
-def ends_attempt(error: BaseException) -> bool:
-    """Whether an exception is no failure of the turn but the end of this attempt."""
-    if isinstance(error, Fenced | LeaseLost | MemoryError):
-        return True
-    if isinstance(error, BaseExceptionGroup):
-        return any(ends_attempt(inner) for inner in error.exceptions)
-    return not isinstance(error, Exception)
-
-
 # --- the pipeline -------------------------------------------------------------------------------
 
 
@@ -105,14 +113,24 @@ async def _answer(run: ChatRun, state: TurnState) -> bool:
     """Steps T1 to T33. False when the turn was handed over to a newer version."""
     await resolve(run, state)
     await _validate(run, state)
+    before = run.lane.messages
     await _accumulate(run, state)
+    _compare(run, state, before)
+    _splice(run, state)
     await _start_hooks(run, state)
     if run.upgrade_requested:
         await hand_over(run)
         return False
-    await _prepare(run, state, turn := Turn[Any](run, state))
-    await _run_agent(run, state, turn)
+    run.background.place(run.lane.messages)
+    if state.handover is not None and state.handover.is_final:
+        _take_over(run, state)
+    elif state.nothing_new:
+        _leave_as_it_is(run, state)
+    else:
+        await _prepare(run, state, turn := Turn[Any](run, state))
+        await _run_agent(run, state, turn)
     await drain_deferred(run, state)
+    await compaction.outer(run, state, lambda: model_messages(run, state))
     await _before_complete(run, state)
     await _complete(run, state)
     return True
@@ -123,7 +141,7 @@ async def resolve(run: ChatRun, state: TurnState) -> None:
     state.client_data = run.agent.client_data(state.item.payload.get("metadata"))
     run.client_data = state.client_data
     tools = run.agent.options.tools
-    if callable(tools) and not isinstance(tools, list | tuple | dict):
+    if callable(tools) and not isinstance(tools, list | tuple | dict | Tool):
         tools = await call_declared(
             tools,
             hooks.ResolveToolsEvent(
@@ -133,7 +151,7 @@ async def resolve(run: ChatRun, state: TurnState) -> None:
                 client_data=state.client_data,
             ),
         )
-    state.tools = tools
+    state.tools = [tools] if isinstance(tools, Tool) else tools
 
 
 async def _validate(run: ChatRun, state: TurnState) -> None:
@@ -143,10 +161,12 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
         if message.get("role") == "assistant":
             message = messages.clean_aborted_parts(message)
         state.incoming = [message]
+    elif state.handover is not None and run.agent.hydrates:
+        state.incoming = handover.head_start_messages(run.payload)
     if state.incoming and run.agent.hooks.has("on_validate_messages"):
         event = hooks.ValidateMessagesEvent(
             chat_id=run.chat_id,
-            messages=list(state.incoming),
+            messages=messages.as_objects(state.incoming),
             turn=state.turn,
             trigger=state.trigger,
         )
@@ -171,13 +191,33 @@ async def _accumulate(run: ChatRun, state: TurnState) -> None:
             state.new_ui_messages.append(message)
 
 
+def _compare(run: ChatRun, state: TurnState, before: list[messages.UIMessage]) -> None:
+    """What an incoming tool answer has changed: which calls, or nothing at all.
+
+    An answer that is given twice, or comes too late, must not make the model speak again.
+    """
+    last = run.lane.last
+    if len(state.incoming) != 1 or state.incoming[0].get("role") != "assistant" or last is None:
+        return
+    answer = state.incoming[0]
+    state.answered = messages.newly_answered(before, run.lane.messages, answer)
+    known = messages.find_by_tool_call(before, messages.tool_call_ids(answer)) is not None
+    state.nothing_new = known and not state.answered and not messages.awaits_model(last)
+
+
+def _splice(run: ChatRun, state: TurnState) -> None:
+    """T11: the first step of a head start joins the history."""
+    if state.handover is not None:
+        handover.splice(run, state, state.handover)
+
+
 async def hydrate(run: ChatRun, state: TurnState) -> None:
     """The author's history replaces the lane; tool answers are overlaid by id (§2.17)."""
     event = hooks.HydrateMessagesEvent(
         chat_id=run.chat_id,
         turn=state.turn,
         trigger=state.trigger,
-        incoming_messages=list(state.incoming),
+        incoming_messages=messages.as_objects(state.incoming),
         previous_messages=run.lane.messages,
         client_data=state.client_data,
         continuation=run.continuation,
@@ -225,16 +265,8 @@ async def hand_over(run: ChatRun) -> None:
 
 async def _prepare(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
     """T19, first half: `prepare_messages` may transform the model lane."""
-    if not run.agent.hooks.has("prepare_messages"):
-        return
-    event = hooks.PrepareMessagesEvent(
-        chat_id=run.chat_id,
-        turn=state.turn,
-        messages=model_messages(run, state),
-        reason="run",
-        client_data=state.client_data,
-    )
-    turn.prepared(list(await run.hook("prepare_messages", event)))
+    if run.agent.hooks.has("prepare_messages"):
+        turn.prepared(await prepared(run, state, model_messages(run, state), "run"))
 
 
 async def _run_agent(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
@@ -244,8 +276,11 @@ async def _run_agent(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
         run.observer.hook("run", turn)
         result = await call_declared(run.agent.function, turn, run.ctx)
         if state.piped == 0 and is_streamable(result):
-            response = _response(run, state)
+            response = response_of(run, state)
             await response.pipe(result, state.signal)
+        checkpoint(run, state)
+        if state.compacted is not None:
+            await compaction.settle(run, state, response.message if response else None)
     except Exception as error:  # author code; what it showed so far is kept
         if not (isinstance(error, Stopped) and state.stop.aborted):
             _capture(run, state, response, failed=True)
@@ -255,15 +290,43 @@ async def _run_agent(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
     _capture(run, state, response, failed=False)
 
 
-def _response(run: ChatRun, state: TurnState) -> Response:
+def _take_over(run: ChatRun, state: TurnState) -> None:
+    """T18: the first step of a head start was the whole answer; nothing is run."""
+    run.intake.unstoppable()
+    state.stopped = state.stop.aborted
+    if state.restarted:
+        run.out.write({"type": "finish", "finishReason": "stop"})
+    _capture(run, state, None, failed=False)
+    state.finish_reason = "stop"
+
+
+def _leave_as_it_is(run: ChatRun, state: TurnState) -> None:
+    """The message repeats an answer that was given before: nothing is run, nothing is said."""
+    run.intake.unstoppable()
+    state.stopped = state.stop.aborted
+    _capture(run, state, None, failed=False)
+
+
+def response_of(run: ChatRun, state: TurnState) -> Response:
     """T20: a trailing assistant message is continued under its id (a tool call was answered)."""
     last = run.lane.last
     seed = last if last is not None and last.get("role") == "assistant" else None
+    options = run.take_stream_options(state)
     if seed is not None and messages.id_of(seed):
-        return Response(run.runtime, run.out, message_id=messages.id_of(seed), seed=seed)
+        return Response(
+            run.runtime,
+            run.out,
+            message_id=messages.id_of(seed),
+            seed=seed,
+            is_open=state.handover is not None,
+            options=options,
+        )
     if state.restarted_id is not None:
-        return Response(run.runtime, run.out, message_id=state.restarted_id, forced=True)
-    return Response(run.runtime, run.out, message_id=messages.new_message_id(run.runtime.ids))
+        return Response(
+            run.runtime, run.out, message_id=state.restarted_id, forced=True, options=options
+        )
+    message_id = options.new_message_id(run.runtime.ids)
+    return Response(run.runtime, run.out, message_id=message_id, options=options)
 
 
 def _capture(run: ChatRun, state: TurnState, response: Response | None, *, failed: bool) -> None:
@@ -276,13 +339,18 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
     if response is not None and response.started:
         state.raw_response = message = response.message
         state.finish_reason, state.usage = response.finish_reason, response.usage
-        if failed or state.stopped:
-            message = messages.clean_aborted_parts(message)
+    elif state.handover is not None:
+        message = state.raw_response = run.lane.last or state.handover.partial
     elif state.kept:
         message = state.raw_response = empty_response(run)
     if message is None:
+        keep_joined(run, state, None)
         return
+    message = handover.without_markers(message, state.handover)
+    if failed or state.stopped:
+        message = messages.clean_aborted_parts(message)
     state.response = message = state.kept.move_to(message)
+    keep_joined(run, state, message)
     if failed and not messages.has_content(message):
         return
     run.lane.upsert(message)
@@ -296,8 +364,7 @@ def empty_response(run: ChatRun) -> dict[str, Any]:
 
 async def drain_deferred(run: ChatRun, state: TurnState) -> None:
     """T28: wait for deferred work, at most 5 s."""
-    if state.deferred > 0:
-        await within(run.runtime.clock, limits.DEFERRED_S_MAX, state.deferred_done.wait)
+    await state.deferred.settle(run.runtime.clock)
 
 
 async def _before_complete(run: ChatRun, state: TurnState) -> None:
@@ -328,15 +395,22 @@ async def _complete(run: ChatRun, state: TurnState) -> None:
     """T31-T33: the turn-complete, the completion hook, the snapshot."""
     run.total_usage = add_usage(run.total_usage, state.usage)
     run.previous_turn_usage = state.usage
-    run.intake.decide(state.item.seq_num)
-    cursor = run.intake.cursor()
+    cursor = _decided(run)
     if state.history_changed:
         await commit.save_history(run, cursor)
-    seq_num = await commit.turn_complete(run, cursor, token=state.token)
+    words = run.policy.closing_words(run, state)
+    seq_num = await commit.turn_complete(run, cursor, token=state.token, error=words)
     state.completed = True
     run.started = True
     await _completed(run, state, seq_num, error=None)
     await commit.save_history(run, cursor)
+
+
+def _decided(run: ChatRun) -> InputCursor:
+    """What of `.in` the turn's turn-complete decides: its message, and those that joined it."""
+    run.steering.drop_unconsumed(run)
+    run.intake.decide_turn()
+    return run.intake.cursor()
 
 
 # --- the error path -----------------------------------------------------------------------------
@@ -351,8 +425,7 @@ async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
     message = state.wire_message
     if message is not None and messages.find(run.lane.messages, messages.id_of(message)) is None:
         run.lane.replace_all([*run.lane.messages, message])
-    run.intake.decide(state.item.seq_num)
-    cursor = run.intake.cursor()
+    cursor = _decided(run)
     seq_num = await commit.turn_complete(run, cursor, error=run.agent.error_text(error))
     state.completed = True
     run.started = run.started or state.trigger != "action"
@@ -382,16 +455,6 @@ async def _completed(
 # --- shared -------------------------------------------------------------------------------------
 
 
-async def logged(call: Callable[[], Any], name: str) -> None:
-    """Await a hook whose failure changes nothing (D-13)."""
-    try:
-        await call()
-    except Exception as error:  # author code
-        if ends_attempt(error):
-            raise
-        log.exception("hook.failed: %s", name)
-
-
 def checkpoint(run: ChatRun, state: TurnState) -> None:
     """Staged history becomes the lane, and has to be stored before the turn-complete."""
     if run.lane.apply():
@@ -418,20 +481,14 @@ def end_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:
     """The fields that both completion events share."""
     return {
         **turn_fields(run, state),
-        "new_ui_messages": list(state.new_ui_messages),
-        "response_message": state.response,
-        "raw_response_message": state.raw_response,
+        "new_ui_messages": messages.as_objects(state.new_ui_messages),
+        "response_message": _object(state.response),
+        "raw_response_message": _object(state.raw_response),
         "stopped": state.stopped,
         "usage": state.usage,
         "finish_reason": state.finish_reason,
     }
 
 
-async def deferred(run: ChatRun, state: TurnState, work: Callable[[], Any]) -> None:
-    """A task of the run: author's work beside the turn; its failure is logged."""
-    try:
-        await logged(work, "defer")
-    finally:
-        state.deferred -= 1
-        if state.deferred == 0:
-            state.deferred_done.set()
+def _object(message: dict[str, Any] | None) -> messages.UIMessage | None:
+    return None if message is None else messages.as_object(message)

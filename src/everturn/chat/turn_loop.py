@@ -10,6 +10,8 @@ The promises of this loop:
   §1.10). So nothing has to be checked on the way out.
 * A wait is warm first (the slot is held), then suspended (the coroutine is parked, the slot is
   free). A stop that arrives meanwhile wakes the run without being an input: it waits again.
+* When the process is about to go, the run ends as soon as no turn is in progress, whatever is
+  queued: its successor runs elsewhere, on the newest version of the code.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.abc import TaskGroup
 
-from everturn.chat import boot, hooks
+from everturn.chat import boot, handover, hooks
 from everturn.chat.actions import run_action
 from everturn.chat.hooks import Phase
 from everturn.chat.intake import NOWHERE
@@ -55,9 +57,14 @@ async def drive(run: ChatRun) -> None:
     """Boot, and take inputs until the run ends. Raises what ends the attempt."""
     run.observer.phase("boot")
     step = await boot.boot(run)
+    _watch(run)
     run.intake.listen()
     phase: Phase = "continuation"
-    if step is FirstStep.PRELOAD or step is FirstStep.WAIT_PRELOAD:
+    if step is FirstStep.HANDOVER:
+        if not await _head_start(run):
+            step = FirstStep.END
+        phase = "turn"
+    elif step is FirstStep.PRELOAD or step is FirstStep.WAIT_PRELOAD:
         phase = "preload"
         await _preload(run, fires=step is FirstStep.PRELOAD)
     elif step is FirstStep.PAYLOAD:
@@ -65,7 +72,7 @@ async def drive(run: ChatRun) -> None:
             step = FirstStep.END
         phase = "turn"
     while step is not FirstStep.END:
-        if phase == "turn" and _is_over(run):
+        if run.runtime.draining.aborted or (phase == "turn" and _is_over(run)):
             break
         if not run.intake.has_work() and not await _wait(run, phase):
             break
@@ -81,8 +88,25 @@ async def drive(run: ChatRun) -> None:
     run.observer.phase("end")
 
 
+def _watch(run: ChatRun) -> None:
+    """Tell the message policy and steering of what waits, and of what comes."""
+    run.policy.booted(run)
+
+    def arrived() -> None:
+        item = run.intake.newest()
+        if item is not None:
+            run.policy.arrived(run, item)
+            run.steering.arrived(run, item)
+
+    run.intake.watch(arrived)
+
+
 async def _handle(run: ChatRun, item: Input | None) -> bool:
-    """One turn or action. False when the run ends with it."""
+    """One turn or action, or a refusal in place of one. False when the run ends with it."""
+    words = run.policy.refusal(run) if item is None else None
+    if words is not None:
+        await run.policy.refuse(run, words)
+        return True
     head = item if item is not None else run.intake.head()
     if head is not None and head.trigger == "action":
         await run_action(run, item)
@@ -115,6 +139,21 @@ async def _preload(run: ChatRun, *, fires: bool) -> None:
         run.lane.apply()
 
 
+async def _head_start(run: ChatRun) -> bool:
+    """§2.6: wait for the first step of the answer and finish it. False when the run ends.
+
+    A message that was sent meanwhile keeps a run alive whose warm side failed: it is answered
+    here, with the history of the head start, which no successor would have.
+    """
+    run.observer.phase("handover")
+    given = await handover.receive(
+        run, handover.window_s(run.payload, run.agent.options.idle_timeout_s)
+    )
+    if given is None:
+        return run.intake.has_work()
+    return await run_turn(run, handover.input_of(run, given), given)
+
+
 # --- waiting ------------------------------------------------------------------------------------
 
 
@@ -128,7 +167,7 @@ async def _wait(run: ChatRun, phase: Phase) -> bool:
         if phase == "preload" and run.agent.options.exit_after_preload_idle:
             return False
         await _suspend_hook(run, "on_chat_suspend", phase)
-        if not await _suspend(run, phase):
+        if run.runtime.draining.aborted or not await _suspend(run, phase):
             return False
         await _suspend_hook(run, "on_chat_resume", phase)
         run.intake.source.open()

@@ -24,9 +24,7 @@ app.command(
     name="dev",
     help="Server and worker for one app, on this machine, reloading on save.",
 )
-app.command(
-    "everturn.cli.chat:chat", name="chat", help="Talk to an agent in this terminal."
-)
+app.command("everturn.cli.chat:chat", name="chat", help="Talk to an agent in this terminal.")
 app.command(
     "everturn.cli.sessions:app", name="sessions", help="List, show, follow and close sessions."
 )
@@ -35,8 +33,11 @@ app.command("everturn.cli.server:server", name="server", help="The HTTP API, wit
 app.command(
     "everturn.cli.worker:worker", name="worker", help="Run an app's agents for a server, anywhere."
 )
+app.command("everturn.cli.mcp:mcp", name="mcp", help="Tools for an assistant to talk to agents.")
 app.command("everturn.cli.keys:app", name="keys", help="Create, list and revoke secret keys.")
-app.command("everturn.cli.migrate:migrate", name="migrate", help="Bring the database schema up to date.")
+app.command(
+    "everturn.cli.migrate:migrate", name="migrate", help="Bring the database schema up to date."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -173,5 +173,3 @@ async def _lines() -> AsyncIterator[str]:
         if line is None:
             return
         yield line
-
-

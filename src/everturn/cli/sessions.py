@@ -97,7 +97,7 @@ def follow(
     """Print the records of a channel as they come, until Ctrl-C. Reconnects by itself."""
 
     async def run() -> None:
-        follower = Follower(Api(), session, io, after=after)
+        follower = Follower(Api(), session, io, after=after, endless=True)
         async for record in follower:
             if record.is_command:
                 continue

@@ -28,6 +28,8 @@ from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record
 from everturn.rules import durations, limits
 
 STREAM_TIMEOUT_S = 120
+#: How long leaving a chat may take, a stop that is due and a close included.
+EXIT_S_MAX = 10.0
 _SUBMIT = "submit-message"
 
 
@@ -82,6 +84,8 @@ class AgentChat:
         base_url: another server for appends and reads; text, or a function of endpoint and chat
             id. The session is always started at the configured server.
         request: makes the requests for appends and reads itself.
+        close_on_exit: leaving the `async with` block also ends the agent's run, as `close` does:
+            for a chat that serves one purpose. Without it the session is left to its own timeouts.
         api: calls go through this instead of the configured server and key.
     """
 
@@ -98,6 +102,7 @@ class AgentChat:
         on_turn_complete: Callable[[TurnCompleted], object] | None = None,
         base_url: str | Callable[[Endpoint, str], str] | None = None,
         request: RequestOverride | None = None,
+        close_on_exit: bool = False,
         api: Api | None = None,
     ) -> None:
         self.agent = agent
@@ -108,6 +113,7 @@ class AgentChat:
         self._timeout_s = min(wire.whole_seconds(stream_timeout), limits.SSE_TIMEOUT_S_MAX)
         self._on_triggered = on_triggered
         self._on_turn_complete = on_turn_complete
+        self._close_on_exit = close_on_exit
         self._base_url = base_url
         self._appends = self._overridden("in", request)
         self._reads = self._overridden("out", request)
@@ -128,9 +134,16 @@ class AgentChat:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Detach from the newest stream. The session and its turn go on."""
-        if self._reader is not None:
-            await self._reader.aclose()
+        """Detach from the newest stream. The session and its turn go on, unless `close_on_exit`.
+
+        Also when the caller is being cancelled, for a bounded time: whoever opened a sub-agent for
+        one answer must not leave it running because that answer was stopped.
+        """
+        with anyio.move_on_after(EXIT_S_MAX, shield=True):
+            if self._reader is not None:
+                await self._reader.aclose()
+            if self._close_on_exit:
+                await self.close()
 
     # --- the session -----------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import msgspec
 
 from everturn.client import config, pool, problems
 from everturn.clock import Clock, SystemClock
-from everturn.errors import ApiError, NotAuthenticated, ProtocolError
+from everturn.errors import ApiError, EverturnError, NotAuthenticated, ProtocolError
 from everturn.ids import Ids, RandomIds
 from everturn.protocol import paths
 from everturn.protocol.records import Io
@@ -159,13 +159,18 @@ class Api:
                 content = await _read(response)
         except (httpx2.TransportError, TimeoutError) as error:
             raise ApiError(f"no answer from {request.url.netloc.decode()}: {error!r}") from error
-        raise problems.error_for(response.status_code, content, subject="session")
+        raise _refusal(response, content, "session")
 
     # --- tokens (§3.4), tasks and runs (§9) ----------------------------------------------------
 
     async def token_claims(self) -> dict[str, Any]:
         """What every token of this environment says: `sub` and `pub`."""
         return await self._json("POST", paths.TOKEN_CLAIMS)
+
+    async def list_tasks(self) -> list[dict[str, Any]]:
+        """What workers have registered, by id: `{id, kind, description?, payloadSchema?}`."""
+        answer = await self._json("GET", paths.TASKS)
+        return list(answer["data"])
 
     async def trigger(
         self, task: str, body: Mapping[str, Any]
@@ -184,6 +189,82 @@ class Api:
     async def cancel_run(self, run: str) -> dict[str, Any]:
         return await self._json("POST", paths.fill(paths.RUN_CANCEL, run=run), subject="run")
 
+    async def replay_run(self, run: str) -> dict[str, Any]:
+        return await self._json("POST", paths.fill(paths.RUN_REPLAY, run=run), subject="run")
+
+    async def reschedule_run(self, run: str, delay: str) -> dict[str, Any]:
+        path = paths.fill(paths.RUN_RESCHEDULE, run=run)
+        return await self._json("POST", path, body={"delay": delay}, subject="run")
+
+    async def reset_key(self, key: str, task: str) -> dict[str, Any]:
+        path = paths.fill(paths.KEY_RESET, key=key)
+        return await self._json("POST", path, body={"taskIdentifier": task})
+
+    # --- wait tokens (§14) -----------------------------------------------------------------------
+
+    async def create_wait_token(
+        self, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Make a wait token. Returns the body and the response headers (`x-trigger-jwt`)."""
+        response = await self._call("POST", paths.WAIT_TOKENS, body=body)
+        return _object(response), response.headers
+
+    async def list_wait_tokens(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return await self._json("GET", paths.WAIT_TOKENS, query=query)
+
+    async def retrieve_wait_token(self, token: str) -> dict[str, Any]:
+        return await self._json("GET", paths.fill(paths.WAIT_TOKEN, token=token))
+
+    async def complete_wait_token(self, token: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        path = paths.fill(paths.WAIT_TOKEN_COMPLETE, token=token)
+        return await self._json("POST", path, body=body)
+
+    # --- batches (§10) ---------------------------------------------------------------------------
+
+    async def create_batch(
+        self, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Phase 1. Returns the body and the response headers (`x-trigger-jwt`)."""
+        response = await self._call("POST", paths.BATCHES, body=body)
+        return _object(response), response.headers
+
+    async def add_batch_items(self, batch: str, lines: bytes) -> dict[str, Any]:
+        """Phase 2: items, one JSON object a line. Sending an item again adds nothing."""
+        headers = {"Content-Type": "application/x-ndjson"}
+        path = paths.fill(paths.BATCH_ITEMS, batch=batch)
+        return await self._json("POST", path, content=lines, headers=headers)
+
+    async def retrieve_batch(self, batch: str) -> dict[str, Any]:
+        return await self._json("GET", paths.fill(paths.BATCH, batch=batch))
+
+    # --- packets (§11) ---------------------------------------------------------------------------
+
+    async def upload_packet(self, name: str, data: bytes, kind: str) -> str:
+        """Store a large payload; returns what stands for it in a trigger."""
+        answer = await self._json("PUT", paths.fill(paths.PACKET_UPLOAD, name=name))
+        await self._at_link("PUT", str(answer["presignedUrl"]), content=data, kind=kind)
+        return str(answer.get("storagePath") or name)
+
+    async def download(self, link: str) -> tuple[bytes, str]:
+        """What a signed link leads to, and its type."""
+        response = await self._at_link("GET", link)
+        return response.content, response.headers.get("content-type", "application/json")
+
+    async def _at_link(
+        self, method: str, link: str, *, content: bytes | None = None, kind: str | None = None
+    ) -> httpx2.Response:
+        # The link is the credential; our key is not for whoever may be behind it.
+        return await self._call(
+            method, "", content=content, base_url=link, link=True, headers=_type_of(kind)
+        )
+
+    # --- realtime (§12) --------------------------------------------------------------------------
+
+    async def shape(self, path: str, query: Mapping[str, str]) -> httpx2.Response:
+        """One request of a subscription; a live one is held until something changes."""
+        headers = {"x-trigger-electric-version": "1.0.0-beta.1"}
+        return await self._call("GET", path, query=query, headers=headers, subject="run")
+
     # --- how --------------------------------------------------------------------------------------
 
     async def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -200,6 +281,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         subject: problems.Subject = "other",
         base_url: str | None = None,
+        link: bool = False,
     ) -> httpx2.Response:
         """One call over all its tries. Raises the error of the last one."""
         if body is not None:
@@ -211,8 +293,9 @@ class Api:
                 path,
                 content=content,
                 query=query,
-                headers={**fixed, **(headers or {})},
+                headers={**({} if link else fixed), **(headers or {})},
                 base_url=base_url,
+                link=link,
             )
             last = attempt + 1 == self._tries
             try:
@@ -227,9 +310,9 @@ class Api:
             if response.is_success:
                 return response
             if last or not _may_retry(response):
-                raise problems.error_for(response.status_code, answer, subject=subject)
+                raise _refusal(response, answer, subject)
             if not await self._pause(attempt, response):
-                raise problems.error_for(response.status_code, answer, subject=subject)
+                raise _refusal(response, answer, subject)
         raise AssertionError("the last try returns or raises")
 
     async def _request(
@@ -241,18 +324,22 @@ class Api:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         base_url: str | None = None,
+        link: bool = False,
     ) -> tuple[httpx2.Request, Send]:
+        """`link`: the URL carries its own credential and gets none of ours."""
         target = self.target
-        if not target.secret_key:
+        if not target.secret_key and not link:
             raise NotAuthenticated(
                 "no secret key: set EVERTURN_SECRET_KEY, call everturn.configure(secret_key=…), "
                 "or run `everturn dev` in this directory"
             )
         client = await pool.client(target.transport)
-        always = {"Authorization": f"Bearer {target.secret_key}", "x-trigger-source": "sdk"}
-        if target.branch:
-            always["x-trigger-branch"] = target.branch
-        if content is not None:
+        always: dict[str, str] = {}
+        if not link:
+            always = {"Authorization": f"Bearer {target.secret_key}", "x-trigger-source": "sdk"}
+            if target.branch:
+                always["x-trigger-branch"] = target.branch
+        if content is not None and "Content-Type" not in (headers or {}):
             always["Content-Type"] = "application/json"
         request = client.build_request(
             method,
@@ -293,6 +380,16 @@ async def _read(response: httpx2.Response) -> bytes:
         return await response.aread()
     finally:
         await response.aclose()
+
+
+def _refusal(response: httpx2.Response, content: bytes, subject: problems.Subject) -> EverturnError:
+    return problems.error_for(
+        response.status_code, content, subject=subject, headers=response.headers
+    )
+
+
+def _type_of(kind: str | None) -> dict[str, str]:
+    return {} if kind is None else {"Content-Type": kind}
 
 
 def _may_retry(response: httpx2.Response) -> bool:

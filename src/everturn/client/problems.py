@@ -7,6 +7,7 @@ in the request is an `ApiError` with `status` and `body`. The other classes carr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -31,9 +32,22 @@ _BY_STATUS: Final[dict[int, type[errors.RequestError]]] = {
 }
 
 
-def error_for(status: int, content: bytes, *, subject: Subject = "other") -> errors.EverturnError:
-    """The exception for an answer with an error status."""
-    body = decode_body(content)
+def error_for(
+    status: int,
+    content: bytes,
+    *,
+    subject: Subject = "other",
+    headers: Mapping[str, str] | None = None,
+) -> errors.EverturnError:
+    """The exception for an answer with an error status; it keeps the answer's headers."""
+    kept = {name.lower(): value for name, value in (headers or {}).items()}
+    error = _error_for(status, decode_body(content), subject)
+    if isinstance(error, errors.ApiError | errors.RequestError):
+        error.headers = kept
+    return error
+
+
+def _error_for(status: int, body: Any, subject: Subject) -> errors.EverturnError:
     message = f"{_message(body)} (HTTP {status})"
     if subject == "session" and status in (400, 409) and _refused(body):
         reason = body.get("closedReason") if isinstance(body, dict) else None

@@ -1,4 +1,7 @@
-"""Waits that may end without what was waited for: values, not exceptions (chat-agent §6.4)."""
+"""Waits that may end without what was waited for: values, not exceptions (chat-agent §6.4).
+
+The same two classes inside a run (`tasks/channels.py`) and outside of it (`client/channels.py`).
+"""
 
 from __future__ import annotations
 

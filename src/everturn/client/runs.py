@@ -9,14 +9,16 @@ from typing import Any
 
 import msgspec
 
-from everturn.client import wire
+from everturn.client import run_shapes, wire
 from everturn.client.api import Api
 from everturn.errors import InvalidRequest, ProtocolError, WaitTimeoutError
-from everturn.rules import durations
+from everturn.protocol import paths
+from everturn.rules import durations, limits
 
 #: How often `poll` looks, in seconds.
 POLL_S = 1.0
 _DIGEST_CHARS = 64
+_JSON = "application/json"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -118,8 +120,7 @@ async def trigger(
         "options": {name: value for name, value in options.items() if value is not None}
     }
     if payload is not None:
-        body["payload"] = wire.plain(payload)
-        body["options"]["payloadType"] = "application/json"
+        body |= await _packed(payload, body["options"], api)
     answer, headers = await api.trigger(task_id, body)
     return TriggeredRun(
         id=str(answer["id"]),
@@ -129,9 +130,124 @@ async def trigger(
     )
 
 
+async def _packed(payload: Any, options: dict[str, Any], api: Api) -> dict[str, Any]:
+    """The payload as a trigger carries it: itself, or the name of a packet when it is large."""
+    plain = wire.plain(payload)
+    data = msgspec.json.encode(plain)
+    options["payloadType"] = _JSON
+    if len(data) < limits.PACKET_BYTES_MIN:
+        return {"payload": plain}
+    options["payloadType"] = "application/store"
+    return {"payload": await api.upload_packet(f"{api.ids.part()}.json", data, _JSON)}
+
+
 async def retrieve(run: str | TriggeredRun | Run, *, api: Api | None = None) -> Run:
-    """A run by its id. Raises RunNotFound."""
-    return _parse(await (api or Api()).retrieve_run(_id(run)))
+    """A run by its id, its payload downloaded where it was stored apart. Raises RunNotFound."""
+    api = api or Api()
+    body = await api.retrieve_run(_id(run))
+    for name in ("payload", "output"):
+        link = body.get(f"{name}PresignedUrl")
+        if isinstance(link, str):
+            body[name] = _unpacked(*await api.download(link))
+    return _parse(body)
+
+
+def _unpacked(data: bytes, kind: str) -> Any:
+    if kind.startswith("text/plain"):
+        return data.decode("utf-8", "replace")
+    try:
+        value = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a stored packet does not read: {error}") from error
+    if kind == "application/super+json" and isinstance(value, dict) and "json" in value:
+        return value["json"]
+    return value
+
+
+async def replay(run: str | TriggeredRun | Run, *, api: Api | None = None) -> str:
+    """Run its payload again on the current code; the id of the new run.
+
+    Copied are payload, metadata, tags, queue, concurrency key and machine. Raises RunNotFound, and
+    Unprocessable for a run of a session.
+    """
+    return str((await (api or Api()).replay_run(_id(run)))["id"])
+
+
+async def reschedule(
+    run: str | TriggeredRun | Run,
+    delay: durations.Duration | datetime,
+    *,
+    api: Api | None = None,
+) -> Run:
+    """Move a delayed run. Raises RunNotFound, and Unprocessable when it is not delayed."""
+    api = api or Api()
+    at = _delay(delay, now_ms=api.clock.now_ms())
+    assert at is not None, "only None has no moment"
+    return _parse(await api.reschedule_run(_id(run), at))
+
+
+async def subscribe_to_run(
+    run: str | TriggeredRun | Run,
+    *,
+    stop_on_completion: bool = True,
+    skip: Sequence[str] = (),
+    api: Api | None = None,
+) -> AsyncIterator[Run]:
+    """The run as it is, and again after each change; fast changes may be seen as one.
+
+    Args:
+        stop_on_completion: end after its final state.
+        skip: columns not to be sent, such as "payload" (wire-protocol §12).
+
+    Raises RunNotFound.
+    """
+    path = paths.fill(paths.REALTIME_RUN, run=_id(run))
+    async for body in run_shapes.follow(api or Api(), path, _skipping(skip)):
+        found = _parse(body)
+        yield found
+        if stop_on_completion and found.finished_at is not None:
+            return
+
+
+async def subscribe_to_runs_with_tag(
+    tags: str | Sequence[str],
+    *,
+    created_at: str | None = None,
+    skip: Sequence[str] = (),
+    api: Api | None = None,
+) -> AsyncIterator[Run]:
+    """Runs that have all these tags, as they are and after each change. Never ends by itself.
+
+    `created_at` is how far back they may have been created, such as "24h" (the default).
+    """
+    query = wire.query(tags=tags, createdAt=created_at) | _skipping(skip)
+    async for body in run_shapes.follow(api or Api(), paths.REALTIME_RUNS, query):
+        yield _parse(body)
+
+
+async def subscribe_to_batch(
+    batch_id: str, *, skip: Sequence[str] = (), api: Api | None = None
+) -> AsyncIterator[Run]:
+    """The runs of a batch, as they are and after each change. Never ends. Raises NotFound."""
+    path = paths.fill(paths.REALTIME_BATCH, batch=batch_id)
+    async for body in run_shapes.follow(api or Api(), path, _skipping(skip)):
+        yield _parse(body)
+
+
+def _skipping(skip: Sequence[str]) -> dict[str, str]:
+    return {"skipColumns": ",".join(skip)} if skip else {}
+
+
+async def reset_idempotency_key(
+    task_id: str, key: str | Sequence[str], *, api: Api | None = None
+) -> None:
+    """Forget a key: the next run of the task with it is a new one.
+
+    `key` is the key as it was given, of scope `global`, or a digest of 64 characters.
+    Raises NotFound when no run of this task holds it.
+    """
+    digest = _idempotency(key, None)["idempotencyKey"]
+    await (api or Api()).reset_key(digest, task_id)
 
 
 async def cancel(run: str | TriggeredRun | Run, *, api: Api | None = None) -> str:

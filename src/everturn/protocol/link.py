@@ -181,6 +181,7 @@ class Wake(_Frame, frozen=True, tag="wake"):
     * channel: the first records after the cursor, or none when `timed_out`
     * until: nothing
     * run: `result`, a RunResult as builtins
+    * token: nothing; the run asks with `wait.token`
     """
 
     run_id: str
@@ -256,6 +257,7 @@ METHODS: Final[Mapping[str, str]] = {
     "trigger": "{task_id, payload, payload_type, options, wait: bool} -> {runId, isCached}",
     "run.result": "{run_id} -> RunResult | None while it is not final",
     "run.cancel": "{run_id} -> {}",
+    "wait.token": "{token} -> {status, output: bytes | None, output_type}",
     "metadata": "{operations: [...]} -> {metadata: bytes}",
     "tags": "{tags: [str]} -> {}",
     "journal.put": "{position, key, result: bytes} -> {}",

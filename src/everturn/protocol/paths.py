@@ -43,12 +43,20 @@ CHANNEL_APPEND: Final = "/realtime/v1/sessions/{session}/{io}/append"
 #: GET reads as JSON (§5.4); POST on `out` is ours, described at the top of this module.
 CHANNEL_RECORDS: Final = "/realtime/v1/sessions/{session}/{io}/records"
 
+# --- direct writes (§7) -----------------------------------------------------------------------
+#: What clients append `/streams/:name/records` to. It has a path, because clients add `/v1` to an
+#: address without one.
+WRITES: Final = "/s2/v1"
+STREAM_RECORDS: Final = "/s2/v1/streams/{stream}/records"
+
 # --- tokens (§3.4) --------------------------------------------------------------------------
 TOKEN_CLAIMS: Final = "/api/v1/auth/jwt/claims"
 TOKENS: Final = "/api/v1/auth/jwt"
 PUBLIC_TOKENS: Final = "/api/v1/auth/public-tokens"
 
 # --- tasks and runs (§9) --------------------------------------------------------------------
+#: Ours: what workers have registered, for tools that let people choose.
+TASKS: Final = "/api/v1/tasks"
 TASK_TRIGGER: Final = "/api/v1/tasks/{task}/trigger"
 RUNS: Final = "/api/v1/runs"
 RUN: Final = "/api/v3/runs/{run}"
@@ -56,6 +64,32 @@ RUN_CANCEL: Final = "/api/v2/runs/{run}/cancel"
 RUN_METADATA: Final = "/api/v1/runs/{run}/metadata"
 RUN_TAGS: Final = "/api/v1/runs/{run}/tags"
 RUN_RESULT: Final = "/api/v1/runs/{run}/result"
+RUN_REPLAY: Final = "/api/v1/runs/{run}/replay"
+RUN_RESCHEDULE: Final = "/api/v1/runs/{run}/reschedule"
+KEY_RESET: Final = "/api/v1/idempotencyKeys/{key}/reset"
+
+# --- batches (§10) --------------------------------------------------------------------------
+BATCHES: Final = "/api/v3/batches"
+BATCH_ITEMS: Final = "/api/v3/batches/{batch}/items"
+BATCH: Final = "/api/v2/batches/{batch}"
+BATCH_RESULTS: Final = "/api/v1/batches/{batch}/results"
+
+# --- packets (§11); a name may hold slashes, encoded or not ----------------------------------
+PACKET_UPLOAD: Final = "/api/v2/packets/{name}"
+PACKET: Final = "/api/v1/packets/{name}"
+#: What a signed link leads to; ours alone.
+PACKET_DATA: Final = "/api/v1/packet-data/{environment}/{name}"
+
+# --- realtime run subscriptions (§12) -------------------------------------------------------
+REALTIME_RUN: Final = "/realtime/v1/runs/{run}"
+REALTIME_RUNS: Final = "/realtime/v1/runs"
+REALTIME_BATCH: Final = "/realtime/v1/batches/{batch}"
+
+# --- wait tokens (§14) ----------------------------------------------------------------------
+WAIT_TOKENS: Final = "/api/v1/waitpoints/tokens"
+WAIT_TOKEN: Final = "/api/v1/waitpoints/tokens/{token}"
+WAIT_TOKEN_COMPLETE: Final = "/api/v1/waitpoints/tokens/{token}/complete"
+WAIT_TOKEN_CALLBACK: Final = "/api/v1/waitpoints/tokens/{token}/callback/{hash}"
 
 
 def encode_segment(value: str) -> str:

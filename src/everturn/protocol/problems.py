@@ -60,6 +60,18 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
+class LengthRequired(InvalidRequest):
+    """The size of the body must be declared (HTTP 411)."""
+
+    code = "length_required"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is of another type than this route takes (HTTP 415)."""
+
+    code = "unsupported_media_type"
+
+
 class NotImplementedHere(Unprocessable):
     """The route exists, and this server cannot serve it (HTTP 501)."""
 
@@ -75,6 +87,8 @@ class RateLimited(Unavailable):
 #: First match wins, so subclasses stand before their parents.
 STATUSES: Final[tuple[tuple[type[EverturnError], int], ...]] = (
     (MethodNotAllowed, 405),
+    (LengthRequired, 411),
+    (UnsupportedMediaType, 415),
     (NotImplementedHere, 501),
     (RateLimited, 429),
     (TooLarge, 413),

@@ -89,6 +89,14 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     turns: int = 0
 
 
+class TokenResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A wait token as a run that waits for it sees it (wire-protocol §14)."""
+
+    status: Literal["WAITING", "COMPLETED", "TIMED_OUT"]
+    output: bytes | None = None
+    output_type: str | None = None
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """A finished run as whoever waited for it sees it (wire-protocol §9.9)."""
 

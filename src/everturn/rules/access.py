@@ -34,6 +34,8 @@ class Caller:
     one_time_use: str | None = None
     #: Columns a token hides from run rows.
     skip_columns: tuple[str, ...] = ()
+    #: When the credential stops to work; None for one that has no time of its own.
+    expires_at_ms: int | None = None
     #: What rate limits are counted by; never the credential itself.
     rate_key: str = ""
 
@@ -43,9 +45,12 @@ def session_resources(*forms: str | None) -> tuple[Resource, ...]:
     return tuple(("sessions", form) for form in dict.fromkeys(forms) if form is not None)
 
 
-def run_resources(run_id: str, task_id: str, tags: Iterable[str] = ()) -> tuple[Resource, ...]:
-    """What opens one run: itself, its task, any of its tags."""
-    return (("runs", run_id), ("tasks", task_id), *(("tags", tag) for tag in tags))
+def run_resources(
+    run_id: str, task_id: str, tags: Iterable[str] = (), batch_id: str | None = None
+) -> tuple[Resource, ...]:
+    """What opens one run: itself, its task, any of its tags, its batch."""
+    batch: tuple[Resource, ...] = () if batch_id is None else (("batch", batch_id),)
+    return (("runs", run_id), ("tasks", task_id), *(("tags", tag) for tag in tags), *batch)
 
 
 def may(caller: Caller, action: Action, resources: Iterable[Resource]) -> bool:

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from everturn.protocol.records import Input, InputCursor
+
+#: The boot trigger of a run whose first answer begins elsewhere (head start).
+HANDOVER_PREPARE: Final = "handover-prepare"
 
 
 class Recovery(NamedTuple):
@@ -39,6 +42,8 @@ class Recovery(NamedTuple):
     dropped: tuple[int, ...] = ()
     #: A lone, newest `close`: the run ends right after `on_boot`.
     ends: Input | None = None
+    #: What a head start handed over already, and the stops that came after it.
+    handover: tuple[Input, ...] = ()
 
 
 def open_inputs(inputs: Iterable[Input], cursor: InputCursor) -> list[Input]:
@@ -59,7 +64,12 @@ def target_of(stop: Input) -> int | None:
 
 
 def recover(
-    *, prior: bool, attempt: int, has_partial: bool, undecided: Sequence[Input]
+    *,
+    prior: bool,
+    attempt: int,
+    has_partial: bool,
+    undecided: Sequence[Input],
+    expects_handover: bool = False,
 ) -> Recovery:
     """The recovery decision table.
 
@@ -67,9 +77,16 @@ def recover(
         prior: a continuation, or attempt > 1.
         has_partial: `.out` ends in an unfinished answer that holds more than step marks.
         undecided: what `open_inputs` answered.
+        expects_handover: the first answer begins with a head start: what lies on `.out` is the
+            warm side's and no answer of a dead attempt, and a stop without a target means it.
     """
     if not prior:
         return Recovery()
+    if expects_handover:
+        handed = _handed_over(undecided)
+        others = [i for i in undecided if i not in handed and not _stops_anything(i)]
+        found = recover(prior=True, attempt=attempt, has_partial=False, undecided=others)
+        return found._replace(handover=handed)
     wanted = [item for item in undecided if item.needs_answer]
     stopped = _stopped(wanted, undecided)
     closes = [item for item in undecided if item.trigger == "close"]
@@ -94,6 +111,23 @@ def recover(
     return base._replace(turns=rest, spliced=spliced, keeps_partial=True, asks_hook=True)
 
 
+def _handed_over(undecided: Sequence[Input]) -> tuple[Input, ...]:
+    """The first handover, and the stops after it that mean its turn."""
+    for index, item in enumerate(undecided):
+        if item.kind in ("handover", "handover-skip"):
+            later = undecided[index + 1 :]
+            return (item, *(i for i in later if _stops_anything(i) or _stops(i, item)))
+    return ()
+
+
+def _stops_anything(item: Input) -> bool:
+    return item.kind == "stop" and target_of(item) is None
+
+
+def _stops(stop: Input, item: Input) -> bool:
+    return stop.kind == "stop" and target_of(stop) == item.seq_num
+
+
 def _stopped(wanted: Sequence[Input], undecided: Sequence[Input]) -> Input | None:
     """The open message that an undecided stop means (rulings §1.12)."""
     if not wanted:
@@ -114,6 +148,7 @@ class FirstStep(StrEnum):
     """Where a run goes after `on_boot`."""
 
     QUEUE = "queue"  # something recovered waits to be handled
+    HANDOVER = "handover"  # a head start: wait for what the warm side made
     PRELOAD = "preload"  # on_preload, then wait
     WAIT_PRELOAD = "wait-preload"  # a further attempt of a preloaded run: wait, without the hook
     WAIT = "wait"  # a continuation, or a first run whose message travels in the log
@@ -143,6 +178,8 @@ def first_step(
         ends: a lone `close` ends the run.
     """
     trigger = payload.get("trigger")
+    if trigger == HANDOVER_PREPARE and not started:
+        return FirstStep.HANDOVER
     if payload_open:
         return FirstStep.PAYLOAD
     if queued:

@@ -50,6 +50,9 @@ UPDATE_BODY_BYTES_MAX: Final = 32 * KIB
 SMALL_BODY_BYTES_MAX: Final = 1 * KIB
 WAIT_BODY_BYTES_MAX: Final = 10 * KIB
 TRIGGER_BODY_BYTES_MAX: Final = 3 * MIB
+#: What a wait token is completed with.
+TOKEN_DATA_BYTES_MAX: Final = 3 * MIB
+IDEMPOTENCY_RESET_BYTES_MAX: Final = 10 * KIB
 SNAPSHOT_BODY_BYTES_MAX: Final = 64 * MIB
 HEADER_BYTES_MAX: Final = 64 * KIB
 #: One decoded path segment; the longest id anybody may choose fits.
@@ -71,6 +74,29 @@ RUNS_PAGE_SIZE: Final = 25
 METADATA_BYTES_MAX: Final = 256 * KIB
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 2048
 OUTPUT_BYTES_MAX: Final = 10 * MIB
+#: One stored packet: the payload of a run, which travels whole in its claim.
+PACKET_BYTES_MAX: Final = 10 * MIB
+#: From this size on our client stores a payload as a packet, as the original's does (§9.2).
+PACKET_BYTES_MIN: Final = 128 * KIB
+PACKET_NAME_CHARS_MAX: Final = 512
+#: Related runs shown with one run.
+RELATED_RUNS_MAX: Final = 100
+
+# --- batches (wire-protocol §10) ------------------------------------------------------------
+BATCH_ITEMS_MAX: Final = 1000
+BATCH_BODY_BYTES_MAX: Final = 128 * KIB
+BATCH_LINE_BYTES_MAX: Final = 3 * MIB
+
+# --- realtime run subscriptions (wire-protocol §12) -----------------------------------------
+#: How long a live request is held when nothing changes.
+REALTIME_HOLD_S: Final = 20.0
+#: How often a held request looks without a hint.
+REALTIME_POLL_S: Final = 2.0
+#: Rows of one subscription, newest first; older ones are left out.
+REALTIME_RUNS_MAX: Final = 1000
+REALTIME_WINDOW_S_MAX: Final = 7 * 24 * 3600
+#: Live requests held at once by one server.
+REALTIME_HELD_MAX: Final = 10_000
 
 # --- SSE (wire-protocol §5.3) ---------------------------------------------------------------
 SSE_TIMEOUT_S_DEFAULT: Final = 60
@@ -91,6 +117,10 @@ assert START_MS_MAX < LEASE_MS
 #: How long a lost link may take to come back before its runs are given away.
 LINK_GRACE_MS: Final = 3_000
 assert LINK_GRACE_MS < LEASE_MS
+#: The same after a restart of the server: its workers may be in the middle of a pause of up to
+#: two seconds before they try again.
+RESTART_GRACE_MS: Final = 5_000
+assert LINK_GRACE_MS < RESTART_GRACE_MS < LEASE_MS
 SWEEP_MS: Final = 2_000
 #: A session run that no worker of its version can claim moves to the newest version.
 VERSION_WAIT_MS: Final = 5_000
@@ -105,6 +135,7 @@ LINK_SLICE_BYTES_MAX: Final = 64 * KIB
 RUN_WINDOW_BYTES: Final = 256 * KIB
 LINK_MESSAGE_BYTES_MAX: Final = 16 * MIB
 assert RECORD_BYTES_MAX * 2 < LINK_MESSAGE_BYTES_MAX
+assert PACKET_BYTES_MAX < LINK_MESSAGE_BYTES_MAX, "a claim carries its payload"
 
 # --- tokens ---------------------------------------------------------------------------------
 TOKEN_S_DEFAULT: Final = 15 * 60
@@ -118,7 +149,20 @@ TURN_TIMEOUT_S: Final = 3600.0
 IDLE_TIMEOUT_S: Final = 30.0
 CAPTURE_S_MAX: Final = 2.0
 DEFERRED_S_MAX: Final = 5.0
+#: Deferred work of one run at the same time.
+DEFERRED_MAX: Final = 1000
+#: Injected messages of one run: waiting for a request, and remembered for later ones.
+INJECTED_MAX: Final = 1000
 HANDOVER_WAIT_S: Final = 60.0
+#: How long a stopped model stream may take to close its parts before it is cut off.
+STOP_S_MAX: Final = 2.0
+#: What a skill's `readFile` returns of a file, and `bash` of each of its streams (R-191).
+SKILL_FILE_BYTES_MAX: Final = 1 * MIB
+SKILL_STREAM_BYTES_MAX: Final = 64 * KIB
+#: `SKILL.md` is for a model to read.
+SKILL_MD_BYTES_MAX: Final = 1 * MIB
+#: A command of a skill that nobody stops ends by itself.
+SKILL_COMMAND_S_MAX: Final = 600.0
 DEDUPE_WINDOW: Final = 5000
 #: Records of `.in` a run holds in memory, waiting for a turn or a reader; past it, it reads no more.
 INPUT_BUFFER_MAX: Final = 10_000

@@ -16,8 +16,20 @@ from everturn.errors import NotFound
 from everturn.protocol import paths
 from everturn.protocol.problems import problem
 from everturn.rules import limits
+from everturn.server.direct import endpoint
 from everturn.server.rates import Rates
-from everturn.server.routes import auth_tokens, health, runs, sessions, snapshots
+from everturn.server.routes import (
+    auth_tokens,
+    batches,
+    health,
+    packets,
+    realtime,
+    runs,
+    sessions,
+    snapshots,
+    tasks,
+    waitpoints,
+)
 from everturn.server.routes.calls import (
     RATES,
     SERVICES,
@@ -40,7 +52,13 @@ if TYPE_CHECKING:
 _LINK: Final = paths.LINK.encode()
 _LIMITED: Final = b"/api/"
 #: Paths under `/api` that are never limited (§17.6).
-_UNLIMITED: Final = (b"/api/v1/auth/jwt/claims", b"/api/v1/snapshots/", b"/snapshot-url")
+_UNLIMITED: Final = (
+    b"/api/v1/auth/jwt/claims",
+    b"/api/v1/snapshots/",
+    b"/snapshot-url",
+    b"/api/v1/packets/",
+    b"/api/v2/packets/",
+)
 
 _CREATE = Method(sessions.create, public=True, cap=limits.CREATE_BODY_BYTES_MAX)
 _UPDATE = Method(sessions.update, public=True, cap=limits.UPDATE_BODY_BYTES_MAX)
@@ -49,9 +67,23 @@ _CONTINUE = Method(sessions.end_and_continue, public=True, cap=limits.SMALL_BODY
 _TRIGGER = Method(runs.trigger, public=True, cap=limits.TRIGGER_BODY_BYTES_MAX)
 _MINT = Method(auth_tokens.mint, cap=limits.UPDATE_BODY_BYTES_MAX)
 _MINT_PUBLIC = Method(auth_tokens.mint_public, cap=limits.UPDATE_BODY_BYTES_MAX)
+_TOKEN_CREATE = Method(waitpoints.create, cap=limits.WAIT_BODY_BYTES_MAX)
+_TOKEN_COMPLETE = Method(waitpoints.complete, public=True, cap=limits.TOKEN_DATA_BYTES_MAX)
+_RESCHEDULE = Method(runs.reschedule, cap=limits.UPDATE_BODY_BYTES_MAX)
+_RESET_KEY = Method(runs.reset_key, public=True, cap=limits.IDEMPOTENCY_RESET_BYTES_MAX)
+_BATCH_CREATE = Method(batches.create, public=True, cap=limits.BATCH_BODY_BYTES_MAX)
+#: Items are streamed: no size is declared, and each line has a cap of its own.
+_BATCH_ITEMS = Method(batches.add_items, public=True)
+_PACKET_WRITE = Method(packets.write, open=True, cap=limits.PACKET_BYTES_MAX)
 _SNAPSHOT_UPLOAD = Method(sessions.snapshot_upload, public=True)
 _SNAPSHOT_DOWNLOAD = Method(sessions.snapshot_download, public=True)
 _SNAPSHOT_WRITE = Method(snapshots.write, open=True, cap=limits.SNAPSHOT_BODY_BYTES_MAX)
+
+
+def _any_depth(template: str) -> str:
+    """A route whose `{name}` may hold slashes, encoded or not (§11)."""
+    return template.replace("{name}", "{name:path}")
+
 
 ROUTES: Final[list[BaseRoute]] = [
     # health
@@ -81,6 +113,7 @@ ROUTES: Final[list[BaseRoute]] = [
     Route(paths.TOKENS, Resource(POST=_MINT)),
     Route(paths.PUBLIC_TOKENS, Resource(POST=_MINT_PUBLIC)),
     # tasks and runs (§9)
+    Route(paths.TASKS, Resource(GET=Method(tasks.page))),
     Route(paths.TASK_TRIGGER, Resource(cors=True, POST=_TRIGGER)),
     Route(paths.RUNS, Resource(GET=Method(runs.page, public=True))),
     Route(paths.RUN, Resource(cors=True, GET=Method(runs.retrieve, public=True))),
@@ -97,6 +130,46 @@ ROUTES: Final[list[BaseRoute]] = [
         Resource(POST=Method(runs.add_tags, cap=limits.UPDATE_BODY_BYTES_MAX)),
     ),
     Route(paths.RUN_RESULT, Resource(GET=Method(runs.result))),
+    Route(paths.RUN_REPLAY, Resource(POST=Method(runs.replay))),
+    Route(paths.RUN_RESCHEDULE, Resource(POST=_RESCHEDULE)),
+    Route(paths.KEY_RESET, Resource(cors=True, POST=_RESET_KEY)),
+    # batches (§10)
+    Route(paths.BATCHES, Resource(cors=True, POST=_BATCH_CREATE)),
+    Route(paths.BATCH_ITEMS, Resource(cors=True, POST=_BATCH_ITEMS)),
+    Route(paths.BATCH, Resource(cors=True, GET=Method(batches.retrieve, public=True))),
+    Route(paths.BATCH_RESULTS, Resource(GET=Method(batches.results))),
+    # packets (§11)
+    Route(_any_depth(paths.PACKET_UPLOAD), Resource(PUT=Method(packets.upload))),
+    Route(
+        _any_depth(paths.PACKET),
+        Resource(
+            cors=True,
+            GET=Method(packets.download, public=True),
+            PUT=Method(packets.upload),
+        ),
+    ),
+    Route(
+        paths.PACKET_DATA,
+        Resource(cors=True, GET=Method(packets.read, open=True), PUT=_PACKET_WRITE),
+    ),
+    # realtime run subscriptions (§12)
+    Route(
+        paths.REALTIME_RUN,
+        Resource(cors=True, exposed=b"*", GET=Method(realtime.run, public=True)),
+    ),
+    Route(
+        paths.REALTIME_RUNS,
+        Resource(cors=True, exposed=b"*", GET=Method(realtime.runs, public=True)),
+    ),
+    Route(
+        paths.REALTIME_BATCH,
+        Resource(cors=True, exposed=b"*", GET=Method(realtime.batch, public=True)),
+    ),
+    # wait tokens (§14)
+    Route(paths.WAIT_TOKENS, Resource(GET=Method(waitpoints.page), POST=_TOKEN_CREATE)),
+    Route(paths.WAIT_TOKEN, Resource(GET=Method(waitpoints.retrieve))),
+    Route(paths.WAIT_TOKEN_COMPLETE, Resource(cors=True, POST=_TOKEN_COMPLETE)),
+    Route(paths.WAIT_TOKEN_CALLBACK, Resource(POST=Method(waitpoints.callback, open=True))),
 ]
 
 
@@ -123,6 +196,8 @@ class App:
         elif raw.startswith(PREFIX):
             scope[READERS] = self.readers
             await channels(scope, receive, send)
+        elif raw.startswith(endpoint.PREFIX):
+            await endpoint.direct(scope, receive, send)
         else:
             if self._rates is not None and _is_limited(raw):
                 scope[RATES] = self._rates

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
+import anyio.lowlevel
 import uvicorn
 
 from everturn.rules import limits
+from everturn.server.direct.first_bytes import FirstBytes
+from everturn.server.direct.http2 import Http2
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
 
     from everturn.server.assembly import System
@@ -29,8 +34,12 @@ BACKLOG: Final = 8192
 class _Server(uvicorn.Server):
     """uvicorn, told to leave signals alone and to cut event streams at its end."""
 
-    def __init__(self, config: uvicorn.Config, *, handle_signals: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, handle_signals: bool, leaving: Callable[[], object]
+    ) -> None:
+        """`leaving` is called when the server begins to stop, while connections still stand."""
         super().__init__(config)
+        self._leaving = leaving
         self.opened = anyio.Event()
         self._handle_signals = handle_signals
 
@@ -39,6 +48,9 @@ class _Server(uvicorn.Server):
         self.opened.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._leaving()
+        # Once round the loop lets the links write what they were just given.
+        await anyio.lowlevel.checkpoint()
         for connection in list(self.server_state.connections):
             cycle: Any = getattr(connection, "cycle", None)
             transport: Any = getattr(connection, "transport", None)
@@ -53,6 +65,9 @@ class _Server(uvicorn.Server):
             return
         with super().capture_signals():
             yield
+            # uvicorn would raise them again now, which ends the process before the engines are
+            # closed; the caller of `serve` leaves by itself.
+            self._captured_signals.clear()
 
     @property
     def port(self) -> int:
@@ -84,7 +99,7 @@ async def serve(
         host=host,
         port=settings.port if port is None else port,
         loop="none",
-        http="httptools",
+        http="httptools",  # and HTTP/2 beside it: see `_run`
         ws="websockets-sansio",
         ws_max_size=limits.LINK_MESSAGE_BYTES_MAX,
         ws_per_message_deflate=False,
@@ -98,10 +113,14 @@ async def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
-    server = _Server(config, handle_signals=handle_signals)
+    server = _Server(
+        config,
+        handle_signals=handle_signals,
+        leaving=lambda: system.services.links.drain("the server is stopping"),
+    )
     refused: list[OSError] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run, server, tasks.cancel_scope, refused)
+        tasks.start_soon(_run, server, system, tasks.cancel_scope, refused)
         try:
             await server.opened.wait()
             if settings.public_url is None:
@@ -116,12 +135,24 @@ async def serve(
         raise refused[0]
 
 
-async def _run(server: _Server, scope: anyio.CancelScope, refused: list[OSError]) -> None:
+async def _run(
+    server: _Server, system: System, scope: anyio.CancelScope, refused: list[OSError]
+) -> None:
     # Shielded, so that a cancelled server still stops in order; bounded by its own grace time.
     with anyio.CancelScope(shield=True):
-        try:
-            await server.serve()
-        except SystemExit:
-            # uvicorn's way of saying that the address is taken; it has logged why.
-            refused.append(OSError(f"cannot listen on {server.config.host}:{server.config.port}"))
+        async with anyio.create_task_group() as requests:
+            http2 = Http2(system.services.clock, requests)
+            requests.start_soon(http2.watch, name="http2")
+            # uvicorn calls it as it would call a class; its types know classes only.
+            server.config.http = cast("type[asyncio.Protocol]", partial(FirstBytes, http2))
+            await _serve(server, refused)
+            requests.cancel_scope.cancel()
     scope.cancel()
+
+
+async def _serve(server: _Server, refused: list[OSError]) -> None:
+    try:
+        await server.serve()
+    except SystemExit:
+        # uvicorn's way of saying that the address is taken; it has logged why.
+        refused.append(OSError(f"cannot listen on {server.config.host}:{server.config.port}"))

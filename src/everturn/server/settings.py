@@ -44,6 +44,11 @@ class Settings:
     public_url: str | None = _setting(
         None, "Base URL as clients reach it; used where answers hold links. Default: host and port."
     )
+    direct_url: str | None = _setting(
+        None,
+        "Base URL of the write endpoint that TypeScript clients are told; must speak HTTP/2. "
+        "Default: `/s2/v1` on this server.",
+    )
     data_dir: str | None = _setting(
         None, "Folder of the embedded engines. Without it, and without URLs, all is in memory."
     )

@@ -12,12 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from everturn.tasks.batches import trigger as batch_trigger
+    from everturn.tasks.batches import trigger_and_wait as batch_trigger_and_wait
     from everturn.tasks.triggers import start as trigger
     from everturn.tasks.triggers import start_and_wait as trigger_and_wait
 
-    __all__ = ["trigger", "trigger_and_wait"]
+    __all__ = ["batch_trigger", "batch_trigger_and_wait", "trigger", "trigger_and_wait"]
 
 _TRIGGERS: Final = {"trigger": "start", "trigger_and_wait": "start_and_wait"}
+_BATCHES: Final = {"batch_trigger": "trigger", "batch_trigger_and_wait": "trigger_and_wait"}
 _MOMENTS: Final = frozenset(
     {
         "on_start",
@@ -39,6 +42,8 @@ _MOMENTS: Final = frozenset(
 def __getattr__(name: str) -> Any:
     if name in _TRIGGERS:
         return getattr(import_module("everturn.tasks.triggers"), _TRIGGERS[name])
+    if name in _BATCHES:
+        return getattr(import_module("everturn.tasks.batches"), _BATCHES[name])
     if name in _MOMENTS:
         return getattr(import_module("everturn.tasks.hooks").hooks, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,13 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
+import anyio
+
+from everturn.client.channels import ControlRecord, OutputPart
+from everturn.errors import EverturnError
 from everturn.protocol.records import (
     NewRecord,
+    Record,
     control_record,
     data_body,
     open_envelope,
@@ -21,7 +26,10 @@ from everturn.protocol.records import (
 )
 from everturn.rules import limits
 from everturn.tasks import codec
-from everturn.tasks.runtime import RunRuntime
+from everturn.tasks.durations import Duration
+from everturn.tasks.durations import parse as seconds
+from everturn.tasks.racing import within
+from everturn.tasks.runtime import RunRuntime, TailReader
 from everturn.tasks.signals import Signal
 
 log = logging.getLogger("everturn.channels")
@@ -68,9 +76,66 @@ class SessionOutput:
         await self._runtime.flush()
 
     async def read(
+        self,
+        *,
+        last_event_id: int | str | None = None,
+        timeout: Duration | None = None,
+        signal: Signal | None = None,
+        on_part: Callable[[OutputPart], object] | None = None,
+        on_control: Callable[[ControlRecord], object] | None = None,
+        on_complete: Callable[[], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> AsyncIterator[Any]:
+        """Values after `last_event_id` (None: all that are kept), and new ones as they come.
+
+        The same as outside of a run: ends after `timeout` (60 s) without a record, or when
+        `signal` is aborted; control records go to `on_control` only.
+        """
+        silence_s = seconds(timeout) if timeout is not None else limits.SSE_TIMEOUT_S_DEFAULT
+        after = None if last_event_id is None else int(last_event_id)
+        tail = self._runtime.tail("out", after)
+        try:
+            while records := await self._next(tail, silence_s, signal):
+                for record in records:
+                    opened = open_envelope(record.body) if record.is_data else None
+                    if opened is not None:
+                        if on_part is not None:
+                            on_part(OutputPart(record.seq_num, opened[0], record.timestamp_ms))
+                        yield opened[0]
+                    elif record.control is not None and on_control is not None:
+                        on_control(_control(record))
+        except EverturnError as error:
+            if on_error is not None:
+                on_error(error)
+            raise
+        finally:
+            tail.close()
+        if on_complete is not None:
+            on_complete()
+
+    async def _next(
+        self, tail: TailReader, silence_s: float, signal: Signal | None
+    ) -> Sequence[Record]:
+        """The next records; none when it stayed silent, or `signal` is aborted."""
+        found: Sequence[Record] = ()
+
+        async def wait() -> None:
+            nonlocal found
+            found = await tail.next()
+
+        with anyio.CancelScope() as scope:
+            undo = signal.on_abort(lambda _: scope.cancel()) if signal is not None else None
+            try:
+                await within(self._runtime.clock, silence_s, wait)
+            finally:
+                if undo is not None:
+                    undo()
+        return found
+
+    async def stored(
         self, *, after: int | None = None, limit: int = limits.READ_RECORDS_MAX
     ) -> Sequence[Any]:
-        """The values of stored data records after a cursor; control records are left out."""
+        """The values of stored data records after a cursor, without waiting for more."""
         records = await self._runtime.read("out", after=after, limit=limit)
         opened = (open_envelope(record.body) for record in records if record.is_data)
         return [item[0] for item in opened if item is not None]
@@ -89,6 +154,12 @@ class SessionOutput:
 
     def _send(self, value: Any) -> None:
         self._runtime.append([self._record(value)])
+
+
+def _control(record: Record) -> ControlRecord:
+    return ControlRecord(
+        record.control or "", record.headers[1:], record.seq_num, record.timestamp_ms
+    )
 
 
 class OutputWriter:

@@ -21,14 +21,13 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from everturn.clock import Clock
+from everturn.client.results import Err, Ok
 from everturn.errors import InputStreamTimeoutError, WaitTimeoutError
 from everturn.protocol.records import (
     Record,
@@ -38,6 +37,7 @@ from everturn.rules import limits
 from everturn.tasks.channel_output import OutputWriter, SessionOutput
 from everturn.tasks.durations import Duration
 from everturn.tasks.durations import parse as seconds
+from everturn.tasks.racing import within
 from everturn.tasks.runtime import RunRuntime, TailReader
 from everturn.tasks.signals import Signal
 
@@ -53,53 +53,6 @@ __all__ = [
 
 T = TypeVar("T")
 log = logging.getLogger("everturn.channels")
-
-
-@dataclass(frozen=True, slots=True)
-class Ok(Generic[T]):
-    """A wait that ended with a value. `seq_num` is the record's number on `.in`."""
-
-    output: T
-    seq_num: int = -1
-    ok: Literal[True] = True
-    error: None = None
-
-    def unwrap(self) -> T:
-        return self.output
-
-
-@dataclass(frozen=True, slots=True)
-class Err:
-    """A wait that ended without one. `unwrap` raises `error`."""
-
-    error: WaitTimeoutError
-    ok: Literal[False] = False
-    output: None = None
-
-    def unwrap(self) -> Any:
-        """Raises the error this wait ended with."""
-        raise self.error
-
-
-async def within(
-    clock: Clock, limit_s: float | None, wait: Callable[[], Awaitable[object]]
-) -> bool:
-    """Await `wait()` for at most `limit_s` of the clock's seconds. False when time was up."""
-    if limit_s is None:
-        await wait()
-        return True
-    done = False
-    async with anyio.create_task_group() as race:
-
-        async def alarm() -> None:
-            await clock.sleep(limit_s)
-            race.cancel_scope.cancel()
-
-        race.start_soon(alarm)
-        await wait()
-        done = True
-        race.cancel_scope.cancel()
-    return done
 
 
 def decode_data(record: Record) -> Any:
@@ -247,7 +200,7 @@ class SessionInput(Generic[T]):
                 return Ok(item.value, item.seq_num)
         if skip_suspend:
             return Err(WaitTimeoutError(f"no input within {idle_s} s"))
-        await self._report()
+        await self.settle()
         if on_suspend is not None:
             await _maybe_await(on_suspend())
         item = await self._suspended(limit_s)
@@ -365,9 +318,9 @@ class SessionInput(Generic[T]):
         return item
 
     async def _next(self, limit_s: float | None, signal: Signal | None) -> _Item[T] | None:
+        await self.settle()
         if self._buffer:
             return self._pop()
-        await self._report()
         waiter: _Waiter[T] = _Waiter()
         self._waiters.append(waiter)
         self.open()
@@ -400,15 +353,19 @@ class SessionInput(Generic[T]):
         try:
             # A wake without a data record (a trim command of `.in`) is no answer: wait again.
             while waiter.item is None:
-                if not await self.suspend(until_ms=until_ms, ready=waiter.event.is_set):
+                in_time = await self.suspend(until_ms=until_ms, ready=waiter.event.is_set)
+                if not in_time and until_ms is not None:
                     break
             item, waiter.item = waiter.item, None
             return item
         finally:
             self._leave(waiter)
 
-    async def _report(self) -> None:
-        """Remember what the author has finished with: he asks for the next one (rulings §1.16)."""
+    async def settle(self) -> None:
+        """Remember what the author has finished with (rulings §1.16).
+
+        Called when he asks for the next record, and when the run has completed.
+        """
         if self._remember and self._consumed is not None and self._consumed != self._reported:
             await self._runtime.set_consumed(self._consumed)
             self._reported = self._consumed

@@ -170,8 +170,8 @@ class Task(HookSet, Generic[O]):
 
 
 def task(
-    *,
     id: str,
+    *,
     queue: Queue | str | None = None,
     retry: RetryPolicy | None = None,
     max_duration: Duration | None = None,

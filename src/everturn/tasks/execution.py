@@ -34,6 +34,7 @@ from everturn.tasks.failures import (
     stack_of,
     stored_error,
 )
+from everturn.tasks.own_session import own_session
 from everturn.tasks.retries import CatchErrorResult
 from everturn.tasks.runtime import RunRuntime
 
@@ -131,10 +132,14 @@ class Execution:
         if attempt == 1:
             await self._each("on_start")
         await self._each("on_start_attempt")
-        try:
-            return await isolation.run(self._task, self._arguments, self._runtime)
-        except CompleteTask as done:
-            return done.output
+        async with own_session(self._runtime) as own:
+            try:
+                output = await isolation.run(self._task, self._arguments, self._runtime)
+            except CompleteTask as done:
+                output = done.output
+            if own is not None:
+                await own.settle()
+        return output
 
     async def _init(self) -> dict[str, Any] | None:
         merged: dict[str, Any] | None = None

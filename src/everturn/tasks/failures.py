@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
+from everturn.client.problems import status_of
 from everturn.errors import (
     ApiError,
     ConcurrentWaitError,
@@ -30,6 +31,7 @@ STORED_ATTRIBUTE: Final = "__everturn_stored__"
 OUT_OF_MEMORY: Final = "TASK_PROCESS_OOM_KILLED"
 #: 4xx answers that are worth another attempt; the others say that the request is wrong.
 _RETRIED_STATUSES: Final = frozenset({408, 429})
+_RESET_SPREAD_MS: Final = 1000
 
 
 class CompleteTask(Exception):
@@ -99,8 +101,9 @@ def is_retryable(error: BaseException) -> bool:
     """Whether another attempt may help, as far as the exception itself says."""
     if isinstance(error, FatalAgentError | ConcurrentWaitError | PayloadValidationError):
         return False
-    if isinstance(error, ApiError) and error.status is not None and 400 <= error.status < 500:
-        return error.status in _RETRIED_STATUSES
+    status = status_of(error) if isinstance(error, EverturnError) else None
+    if status is not None and 400 <= status < 500:
+        return status in _RETRIED_STATUSES
     return True
 
 
@@ -123,4 +126,8 @@ def outcome_of(error: BaseException, runtime: RunRuntime) -> RunOutcome:
         return failed(code, retryable=False)
     if isinstance(error, PayloadValidationError):
         return failed(internal_error("TASK_INPUT_ERROR", str(error)), retryable=False)
-    return failed(stored_error(error), retryable=is_retryable(error))
+    reset_ms = error.reset_at_ms if isinstance(error, ApiError) else None
+    if reset_ms is not None:
+        # A little later than the reset, each its own, so that they do not all come at once.
+        reset_ms += round(runtime.ids.uniform(0, _RESET_SPREAD_MS))
+    return failed(stored_error(error), retryable=is_retryable(error), at_ms=reset_ms)

@@ -82,7 +82,7 @@ class Registry:
             raise ConfigurationError(
                 f"a task id has 1 to {limits.TASK_ID_CHARS_MAX} characters, not {len(task_id)}"
             )
-        place = place or _author_place()
+        place = place or author_place()
         earlier = self._places.get(task_id)
         # The very same line again is the same module imported under a second name.
         if earlier is not None and earlier != place:
@@ -101,7 +101,7 @@ class Registry:
         return self._definitions.get(task_id)
 
 
-def _author_place() -> str:
+def author_place() -> str:
     """`file:line` of the nearest frame outside this package."""
     frame = inspect.currentframe()
     while frame is not None:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from everturn.client.results import Err, Ok
 from everturn.errors import SubtaskError
 from everturn.protocol.runs import RunResult as WireResult
 from everturn.tasks import codec
@@ -65,6 +66,22 @@ class PendingResult(Generic[O]):
     @either
     async def unwrap(self) -> O:
         """The output; raises SubtaskError when the child failed."""
+        return (await self._start()).unwrap()
+
+
+class PendingOutput(Generic[O]):
+    """What `wait.for_token` returns: `await it` for `Ok` or `Err`, `await it.unwrap()` for the
+    output. Nothing is waited for before it is awaited."""
+
+    def __init__(self, start: Callable[[], Awaitable[Ok[O] | Err]]) -> None:
+        self._start = start
+
+    def __await__(self) -> Generator[Any, Any, Ok[O] | Err]:
+        return self._start().__await__()
+
+    @either
+    async def unwrap(self) -> O:
+        """The output; raises WaitTimeoutError when the time was up."""
         return (await self._start()).unwrap()
 
 

@@ -18,7 +18,7 @@ from everturn.clock import Clock
 from everturn.errors import NotInRunError
 from everturn.ids import Ids
 from everturn.protocol.records import InputCursor, Io, NewRecord, Record
-from everturn.protocol.runs import RunInfo, RunResult
+from everturn.protocol.runs import RunInfo, RunResult, TokenResult
 from everturn.tasks.signals import Signal
 
 
@@ -54,7 +54,14 @@ class RunRuntime(Protocol):
 
     @property
     def cancelled(self) -> Signal:
-        """Aborted when the run is cancelled from outside, drained or its lease is lost."""
+        """Aborted when the run is cancelled from outside, interrupted, or its lease is lost."""
+        ...
+
+    @property
+    def draining(self) -> Signal:
+        """Aborted when the process is about to go: what the run has begun may be finished, and
+        what waits should end or suspend now. A run that has not ended after a grace of
+        limits.DRAIN_S is interrupted."""
         ...
 
     # --- the session's channels --------------------------------------------------------------
@@ -100,6 +107,10 @@ class RunRuntime(Protocol):
 
     async def suspend_on_run(self, run_id: str, *, until_ms: int | None = None) -> Woken: ...
 
+    async def suspend_on_token(self, token_id: str) -> Woken:
+        """Release the slot until a wait token is completed or its time is up."""
+        ...
+
     # --- everything else ---------------------------------------------------------------------
 
     async def load_snapshot(self) -> bytes | None: ...
@@ -121,6 +132,10 @@ class RunRuntime(Protocol):
     async def run_result(self, run_id: str) -> RunResult | None: ...
 
     async def cancel_run(self, run_id: str) -> None: ...
+
+    async def token_result(self, token_id: str) -> TokenResult:
+        """A wait token as it stands. Raises NotFound."""
+        ...
 
     async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None: ...
 

@@ -19,8 +19,9 @@ class Signal:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
         self._reason: str | None = None
-        self._callbacks: list[Callable[[str], object]] = []
-        self._sources: list[Signal] = []
+        #: Made when first needed, as the event is: a parked run holds signals nobody looks at.
+        self._callbacks: dict[object, Callable[[str], object]] | None = None
+        self._sources: tuple[Signal, ...] = ()
 
     @property
     def aborted(self) -> bool:
@@ -38,8 +39,8 @@ class Signal:
         self._reason = reason
         if self._event is not None:
             self._event.set()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in (callbacks or {}).values():
             callback(reason)
 
     async def wait(self) -> str:
@@ -61,11 +62,15 @@ class Signal:
         if self._reason is not None:
             callback(self._reason)
             return lambda: None
-        self._callbacks.append(callback)
+        if self._callbacks is None:
+            self._callbacks = {}
+        key = object()
+        self._callbacks[key] = callback
 
         def undo() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            if self._callbacks is not None:
+                self._callbacks.pop(key, None)
+                self._callbacks = self._callbacks or None
 
         return undo
 
@@ -73,7 +78,7 @@ class Signal:
     def any(cls, *sources: Signal) -> Signal:
         """A signal that is aborted as soon as one of `sources` is."""
         combined = cls()
-        combined._sources.extend(sources)
+        combined._sources = sources
         for source in sources:
             source.on_abort(combined.abort)
         return combined

@@ -1,27 +1,41 @@
-"""Waiting inside a run: `wait.for_`, `wait.until`, and for a child run.
+"""Waiting inside a run: `wait.for_`, `wait.until`, for a child run, and for a token.
 
 Up to five seconds a wait is a plain sleep that keeps its slot. A longer one suspends the run: it
 frees its slot, its `max_duration` clock stands still, and it costs memory only. The deadline is
 journalled before the run suspends, so a recovered run waits for what is left of it and not for
 the whole again. Hooks `on_wait` and `on_resume` fire around suspensions only.
+
+A token is made by `create_token`, by a run or from outside, and completed by whoever holds it
+(`client/wait.py`). A run that makes one journals its id, so that a recovered run waits for the
+token it had handed out instead of making another.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from everturn.errors import InvalidRequest
-from everturn.protocol.runs import RunResult
+import msgspec
+
+from everturn.client.results import Err, Ok
+from everturn.errors import InvalidRequest, WaitTimeoutError
+from everturn.protocol.runs import RunResult, TokenResult
 from everturn.rules import durations
+from everturn.tasks import bridge, codec
 from everturn.tasks import runtime as runtimes
 from everturn.tasks import scope as scopes
 from everturn.tasks.bridge import either
+from everturn.tasks.results import PendingOutput
+
+# The HTTP client is resolved on first use: most runs never need it, and every worker imports this.
+if TYPE_CHECKING:
+    from everturn.client.wait import TokenState, WaitToken
 
 #: Waits up to this long keep their slot (tasks-and-runs §12.1).
 IN_PROCESS_S_MAX: Final = 5.0
+_CREATE: Final = "wait:create_token"
 
 
 @either
@@ -120,10 +134,111 @@ async def for_run(run_id: str) -> RunResult:
     if result is not None:
         return result
     async with suspending({"type": "task", "run_id": run_id}):
-        woken = await runtime.suspend_on_run(run_id)
-    result = woken.result or await runtime.run_result(run_id)
-    assert result is not None, "a wake for a run carries its result"
+        while result is None:
+            woken = await runtime.suspend_on_run(run_id)
+            result = woken.result or await runtime.run_result(run_id)
     return result
+
+
+# --- tokens ---------------------------------------------------------------------------------
+
+
+@either
+async def create_token(
+    *,
+    timeout: durations.Duration | datetime | None = None,
+    tags: str | Sequence[str] | None = None,
+    idempotency_key: str | Sequence[str] | None = None,
+    idempotency_key_ttl: str | None = None,
+) -> WaitToken:
+    """Make a token to wait for; inside a run the same call of a recovered run finds it again.
+
+    The arguments are those of `client.wait.create_token`.
+    """
+    from everturn.client import wait as tokens
+
+    runtime = runtimes.current_or_none()
+    place, stored, name = "", None, idempotency_key
+    if runtime is not None:
+        journal = scopes.of(runtime).journal
+        place, stored = journal.take(_CREATE)
+        if stored is not None:
+            return msgspec.json.decode(stored, type=tokens.WaitToken)
+        if name is None:
+            # For the moment between making it and noting it: the same call asks for the same one.
+            name = ("token", await journal.name(runtime), place)
+    made = await tokens.create_token(
+        timeout=timeout, tags=tags, idempotency_key=name, idempotency_key_ttl=idempotency_key_ttl
+    )
+    if runtime is not None:
+        journal = scopes.of(runtime).journal
+        await journal.put(runtime, place, _CREATE, msgspec.json.encode(made))
+    return made
+
+
+@either
+async def complete_token(token: str | WaitToken | TokenState, data: Any = None) -> None:
+    """Complete a token, with data or without; the first completion counts. Raises NotFound."""
+    from everturn.client import wait as tokens
+
+    await tokens.complete_token(token, data)
+
+
+@either
+async def retrieve_token(token: str | WaitToken | TokenState) -> TokenState:
+    """A token as it stands, with its output. Raises NotFound."""
+    from everturn.client import wait as tokens
+
+    return await tokens.retrieve_token(token)
+
+
+def list_tokens(**filters: Any) -> AsyncIterator[TokenState]:
+    """Tokens, newest first; the filters are those of `client.wait.list_tokens`."""
+    from everturn.client import wait as tokens
+
+    return tokens.list_tokens(**filters)
+
+
+def for_token(token: str | WaitToken, output_type: Any = Any) -> PendingOutput[Any]:
+    """Suspend until a token is completed; at once when it is.
+
+    `await` gives `Ok(output)`, or `Err(error)` when the token timed out; `await ….unwrap()` gives
+    the output or raises WaitTimeoutError. `output_type` checks the output. In a sync task it
+    blocks, and returns the `Ok` or `Err` itself.
+
+    Raises:
+        NotInRunError: awaited outside a run.
+        NotFound: there is no such token.
+        ConcurrentWaitError: this run waits for something else already.
+    """
+    token_id = token if isinstance(token, str) else token.id
+
+    async def wait() -> Any:
+        return await _token(token_id, output_type)
+
+    if bridge.blocking():
+        return bridge.run(wait())
+    return PendingOutput(wait)
+
+
+async def _token(token_id: str, output_type: Any) -> Ok[Any] | Err:
+    runtime = runtimes.current()
+    found = await runtime.token_result(token_id)
+    if found.status == "WAITING":
+        async with suspending({"type": "token", "token": token_id}):
+            await runtime.suspend_on_token(token_id)
+        found = await runtime.token_result(token_id)
+    return _outcome(token_id, found, output_type)
+
+
+def _outcome(token_id: str, found: TokenResult, output_type: Any) -> Ok[Any] | Err:
+    if found.status == "TIMED_OUT":
+        return Err(WaitTimeoutError(f"{token_id} was not completed in time", token_id=token_id))
+    assert found.status == "COMPLETED", "a wake for a token comes when it is over"
+    if found.output is None:
+        return Ok(None)
+    output = codec.decode_packet(found.output, found.output_type or codec.JSON)
+    return Ok(codec.validator(output_type)(output))
 
 
 @asynccontextmanager

@@ -16,8 +16,8 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from everturn.chat import messages
 from everturn.chat.definition import ChatAgent
+from everturn.chat.messages import new_message_id
 from everturn.chat.reducer import MessageReducer
 from everturn.clock import Clock
 from everturn.errors import EverturnError
@@ -36,6 +36,7 @@ from everturn.protocol.records import (
 )
 from everturn.protocol.runs import RunInfo
 from everturn.tasks import registry
+from everturn.tasks.failures import AttemptFailed
 from everturn.tasks.runtime import running
 from everturn.testing.clock import VirtualClock
 from everturn.testing.runtime import SNAPSHOT, MemoryRuntime, World
@@ -234,6 +235,8 @@ class ChatHarness:
                         await self.agent.run(runtime, self)
                     await runtime.flush()
                     outcome = "completed"
+                except AttemptFailed as decided:
+                    self.error, outcome = decided, decided.outcome.kind
                 except Exception as error:  # how an attempt ends is what tests look at
                     self.error, outcome = error, "failed"
                 tasks.cancel_scope.cancel()
@@ -264,6 +267,12 @@ class ChatHarness:
             self.outcomes.append((self._run_id, "crashed"))
         await anyio.wait_all_tasks_blocked()
 
+    async def drain(self) -> None:
+        """Tell the run that its process is about to go; it ends when no turn is in progress."""
+        assert self.runtime is not None
+        self.runtime.draining.abort("the worker is stopping")
+        await anyio.wait_all_tasks_blocked()
+
     async def restart(self, attempt: int | None = None) -> None:
         """Boot again: the next attempt of the same run, or a continuation when None."""
         if self.runtime is not None and attempt is None:
@@ -286,7 +295,7 @@ class ChatHarness:
         if isinstance(message, dict):
             return message
         parts = [{"type": "text", "text": message}]
-        return {"id": messages.new_message_id(self.world.ids), "role": "user", "parts": parts}
+        return {"id": new_message_id(self.world.ids), "role": "user", "parts": parts}
 
     async def post(self, chunk: Any, *, part_id: str | None = None) -> int:
         """Append any input chunk (or text) and see that a run reads it. Does not wait."""

@@ -51,7 +51,12 @@ class EverturnProcess:
     """One `everturn …` process with its log in a file."""
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        cwd: Path | None = None,
     ) -> None:
         self.log = log
         self._file = log.open("ab")
@@ -61,6 +66,7 @@ class EverturnProcess:
             stdout=self._file,
             stderr=self._file,
             env={**os.environ, **(environment or {})},
+            cwd=cwd,
         )
 
     @property
@@ -73,6 +79,14 @@ class EverturnProcess:
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def until_logged(self, text: str, times: int = 1) -> None:
+        """Return when its log holds `text` that often. Raises NotReady when it does not."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.log_text().count(text) < times:
+            if not self.running or time.monotonic() > deadline:
+                raise NotReady(f"never said {text!r}\n{self.log_text()[-4000:]}")
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""

@@ -16,10 +16,10 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from everturn.clock import Clock
-from everturn.errors import EverturnError, Fenced, RunNotFound
+from everturn.errors import EverturnError, Fenced, NotFound, RunNotFound
 from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import ChannelName, InputCursor, Io, NewRecord, Record, input_body
-from everturn.protocol.runs import RunInfo, RunResult
+from everturn.protocol.runs import RunInfo, RunResult, TokenResult
 from everturn.rules import limits
 from everturn.storage.memory.objects import MemoryObjects
 from everturn.storage.memory.streams import MemoryStreams
@@ -127,6 +127,7 @@ class MemoryRuntime:
         self.world = world
         self._info = info
         self._cancelled = Signal()
+        self._draining = Signal()
         self._queue: deque[tuple[Sequence[NewRecord], int, _Receipt]] = deque()
         self._more = anyio.Event()
         self._idle = anyio.Event()
@@ -155,6 +156,10 @@ class MemoryRuntime:
     @property
     def cancelled(self) -> Signal:
         return self._cancelled
+
+    @property
+    def draining(self) -> Signal:
+        return self._draining
 
     # --- channels ------------------------------------------------------------------------------
 
@@ -241,6 +246,9 @@ class MemoryRuntime:
     async def suspend_on_run(self, run_id: str, *, until_ms: int | None = None) -> Woken:
         raise RunNotFound(f"there is no run {run_id} in this world")
 
+    async def suspend_on_token(self, token_id: str) -> Woken:
+        raise NotFound(f"there is no token {token_id} in this world")
+
     async def _parked(self, until_ms: int | None, wait: Any) -> bool:
         left_s = None if until_ms is None else (until_ms - self.clock.now_ms()) / 1000
         self.suspended = True
@@ -280,6 +288,9 @@ class MemoryRuntime:
 
     async def cancel_run(self, run_id: str) -> None:
         raise RunNotFound(f"there is no run {run_id} in this world")
+
+    async def token_result(self, token_id: str) -> TokenResult:
+        raise NotFound(f"there is no token {token_id} in this world")
 
     async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
         pass

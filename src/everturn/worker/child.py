@@ -20,7 +20,7 @@ from everturn.clock import Clock, SystemClock
 from everturn.errors import EverturnError, NotInRunError
 from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import InputCursor
-from everturn.protocol.runs import RunInfo, RunResult
+from everturn.protocol.runs import RunInfo, RunResult, TokenResult
 from everturn.tasks import bridge, codec, isolation
 from everturn.tasks import runtime as runtimes
 from everturn.tasks import scope as scopes
@@ -45,6 +45,7 @@ class ChildRuntime:
         self._clock = SystemClock()
         self._ids = RandomIds()
         self._cancelled = Signal()
+        self._draining = Signal()
 
     @property
     def info(self) -> RunInfo:
@@ -62,6 +63,10 @@ class ChildRuntime:
     def cancelled(self) -> Signal:
         return self._cancelled
 
+    @property
+    def draining(self) -> Signal:
+        return self._draining
+
     def report(self, *, cursor: InputCursor | None = None, turns: int | None = None) -> None:
         """Sync tasks have nothing to report."""
 
@@ -73,6 +78,10 @@ class ChildRuntime:
         await scopes.of(self).flush()
         return msgspec.convert(self._call("suspend_on_run", run_id), Woken)
 
+    async def suspend_on_token(self, token_id: str) -> Woken:
+        await scopes.of(self).flush()
+        return msgspec.convert(self._call("suspend_on_token", token_id), Woken)
+
     async def trigger(
         self, task_id: str, payload: bytes, payload_type: str, options: Mapping[str, Any]
     ) -> tuple[str, bool]:
@@ -82,6 +91,9 @@ class ChildRuntime:
     async def run_result(self, run_id: str) -> RunResult | None:
         value = self._call("run_result", run_id)
         return None if value is None else msgspec.convert(value, RunResult)
+
+    async def token_result(self, token_id: str) -> TokenResult:
+        return msgspec.convert(self._call("token_result", token_id), TokenResult)
 
     async def cancel_run(self, run_id: str) -> None:
         self._call("cancel_run", run_id)

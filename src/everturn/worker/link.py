@@ -175,6 +175,9 @@ class Link:
     ) -> Any:
         """Ask the server for something; waits through reconnections.
 
+        Every try goes by the same id, because an answer `unavailable` leaves open whether it was
+        carried out: the server answers what it has done already, and does not do it again.
+
         Args:
             call_id: names the request, where repeating it must not carry it out again even by
                 another process; a fresh one when left out.
@@ -183,6 +186,7 @@ class Link:
             LeaseLost: the lease ended before the answer came, or the worker is stopping.
             EverturnError: what the server answered, as its own class where the code names one.
         """
+        call_id = call_id or self.next_call_id()
         for attempt in itertools.count(1):
             call = self.open_call(run_id, fence, method, params, anyio.Event(), call_id)
             try:
@@ -203,11 +207,9 @@ class Link:
         method: str,
         params: Mapping[str, Any],
         answered: anyio.Event,
-        call_id: str | None = None,
+        call_id: str,
     ) -> OpenCall:
         """Send a call without waiting for it; `forget` it in the end."""
-        self._call_count += 1
-        call_id = call_id or f"{self._call_prefix}{self._call_count}"
         call = OpenCall(frames.Call(call_id, run_id, fence, method, dict(params)), answered)
         if self._closed is not None:
             call.result = self._closed
@@ -216,6 +218,11 @@ class Link:
         self._calls[call_id] = call
         self.send(call.frame)
         return call
+
+    def next_call_id(self) -> str:
+        """An id for a new call, unique over processes."""
+        self._call_count += 1
+        return f"{self._call_prefix}{self._call_count}"
 
     def forget(self, call: OpenCall) -> None:
         self._calls.pop(call.frame.id, None)
@@ -393,7 +400,9 @@ class Link:
             if sent_at is not None:
                 self._renew(sent_at)
         elif isinstance(frame, frames.Drain):
-            log.info("link.drain: the server goes away (%s)", frame.reason)
+            # The end of the connection is expected now and is no reason to complain.
+            log.info("link.drain: %s goes away (%s)", self._url, frame.reason)
+            self._complained = True
         else:
             self._peer.received(frame)
 

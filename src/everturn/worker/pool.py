@@ -47,8 +47,10 @@ _METHODS: Final = frozenset(
     {
         "suspend_until",
         "suspend_on_run",
+        "suspend_on_token",
         "trigger",
         "run_result",
+        "token_result",
         "cancel_run",
         "change_metadata",
         "add_tags",
@@ -276,6 +278,8 @@ async def _call(runtime: RunRuntime, method: str, args: list[Any]) -> Any:
         }
     elif method == "suspend_on_run":
         wait = {"type": "task", "run_id": args[0]}
+    elif method == "suspend_on_token":
+        wait = {"type": "token", "token": args[0]}
     else:
         return await getattr(runtime, method)(*args)
     async with waits.suspending(wait):

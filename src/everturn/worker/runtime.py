@@ -24,7 +24,7 @@ from everturn.errors import ConcurrentWaitError, EverturnError, Fenced, LeaseLos
 from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.protocol.records import InputCursor, Io, NewRecord, Record
-from everturn.protocol.runs import RunInfo, RunResult
+from everturn.protocol.runs import RunInfo, RunResult, TokenResult
 from everturn.tasks.runtime import TailReader, Woken
 from everturn.tasks.signals import Signal
 from everturn.worker.link import CALL_TRIES, Link
@@ -35,6 +35,11 @@ from everturn.worker.tails import LinkTail
 
 class Host(Protocol):
     """The worker, as a run sees it."""
+
+    @property
+    def draining(self) -> Signal:
+        """Aborted when the worker would like all its runs to park or end soon."""
+        ...
 
     def parked(self, run: LinkRuntime) -> None:
         """The run's slot is free; it waits."""
@@ -64,12 +69,11 @@ class LinkRuntime:
         self._clock = clock
         self._ids = ids
         self._cancelled = Signal()
-        #: Aborted when the worker would like the run to park or end soon, at its own pace.
-        self.draining = Signal()
         self._out = Outbound(info.run_id, info.fence)
         self._tails: dict[int, LinkTail] = {}
         self._waiting = False
         self._parked = False
+        self._wait: Mapping[str, Any] | None = None
         self._awake: anyio.Event | None = None
         self._wake: frames.Wake | None = None
         self._evicted = False
@@ -97,6 +101,10 @@ class LinkRuntime:
     @property
     def cancelled(self) -> Signal:
         return self._cancelled
+
+    @property
+    def draining(self) -> Signal:
+        return self._host.draining
 
     @property
     def is_parked(self) -> bool:
@@ -171,6 +179,9 @@ class LinkRuntime:
     async def suspend_on_run(self, run_id: str, *, until_ms: int | None = None) -> Woken:
         return await self._suspend("run", run_id, None, until_ms)
 
+    async def suspend_on_token(self, token_id: str) -> Woken:
+        return await self._suspend("token", token_id, None, None)
+
     async def _suspend(self, kind: str, ref: str, after: int | None, until_ms: int | None) -> Woken:
         if self._waiting:
             raise ConcurrentWaitError("this run waits already: one wait at a time")
@@ -180,21 +191,26 @@ class LinkRuntime:
                 await self.before_suspend()
             await self._out.flush()
             wait = {"kind": kind, "ref": ref, "after": after, "until_ms": until_ms}
+            self._wait = wait
             await self._ask_to_suspend({"wait": wait})
             return _woken(await self._park())
         finally:
             self._waiting = False
+            self._wait = None
             self._awake = None
             self._wake = None
 
     async def _ask_to_suspend(self, params: dict[str, Any]) -> None:
         """Return once the server suspended the run, or woke it before saying so."""
         info = self._info
+        call_id = self._link.next_call_id()
         for attempt in itertools.count(1):
             # One event for both, so that neither can slip in between two waits.
             self._wake = None
             self._awake = anyio.Event()
-            call = self._link.open_call(info.run_id, info.fence, "suspend", params, self._awake)
+            call = self._link.open_call(
+                info.run_id, info.fence, "suspend", params, self._awake, call_id
+            )
             try:
                 await self._awake.wait()
                 if self._wake is None:
@@ -231,8 +247,14 @@ class LinkRuntime:
             self.on_parked(False)
 
     def wake(self, frame: frames.Wake) -> None:
-        """The wait is over. A repeated Wake, or one of another fence, means nothing."""
+        """The wait is over.
+
+        The server repeats a Wake that a lost connection may have swallowed. A repeated one, one
+        for a run that is not suspended, and the echo of a wait before this one mean nothing.
+        """
         if frame.fence != self._info.fence or self._awake is None or self._wake is not None:
+            return
+        if self._wait is None or not _fits(frame, self._wait):
             return
         self._wake = frame
         if self._parked:
@@ -295,6 +317,9 @@ class LinkRuntime:
     async def cancel_run(self, run_id: str) -> None:
         await self._call("run.cancel", {"run_id": run_id})
 
+    async def token_result(self, token_id: str) -> TokenResult:
+        return msgspec.convert(await self._call("wait.token", {"token": token_id}), TokenResult)
+
     async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
         await self._call("metadata", {"operations": [dict(one) for one in operations]})
 
@@ -308,8 +333,19 @@ class LinkRuntime:
         await self._call("journal.put", {"position": position, "key": key, "result": result})
 
     async def finish(self, outcome: Mapping[str, Any]) -> None:
-        """Report how the attempt ended; a repeat is answered the same."""
-        await self._call("finish", {"outcome": dict(outcome)})
+        """Report how the attempt ended; a repeat is answered the same.
+
+        Tries for as long as the caller lets it: a report that is given up leaves a run that the
+        server takes for running, until this process goes.
+        """
+        call_id = self._link.next_call_id()
+        while True:
+            try:
+                await self._call("finish", {"outcome": dict(outcome)}, call_id)
+            except Unavailable:
+                await self._link.back_off(CALL_TRIES)
+            else:
+                return
 
     async def _call(
         self, method: str, params: Mapping[str, Any], call_id: str | None = None
@@ -341,6 +377,22 @@ class LinkRuntime:
         """Forget tails the author left open."""
         for tail in list(self._tails.values()):
             tail.close()
+
+
+def _fits(frame: frames.Wake, wait: Mapping[str, Any]) -> bool:
+    """Whether a Wake may answer this wait; records the run has seen, or another run, do not.
+
+    When in doubt it does: whoever waits looks at what it got and waits again, while a Wake that
+    is wrongly dropped would be waited for in vain.
+    """
+    if frame.timed_out:
+        return True
+    if wait["kind"] == "channel":
+        after = -1 if wait["after"] is None else wait["after"]
+        return any(record.seq_num > after for record in frame.records)
+    if wait["kind"] == "run":
+        return frame.result is not None and frame.result.get("run_id") == wait["ref"]
+    return not frame.records
 
 
 def _woken(frame: frames.Wake) -> Woken:

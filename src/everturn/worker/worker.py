@@ -4,9 +4,11 @@ Credit is the number of free slots. It is told to the server whenever a slot bec
 that were on their way at that moment may take the worker over its number for a while, which costs
 no more than some contention on its loop. Suspended runs hold no slot.
 
-Stopping. `stop` (SIGTERM, SIGINT) ends the credit, asks parked runs to be evicted, and gives the
-others DRAIN_S to end or to park. What still runs then is interrupted: reported as such, it costs
-no retry, and another worker goes on with it at once. A second signal does not wait.
+Stopping. `stop` (SIGTERM, SIGINT) ends the credit, tells the runs (`draining`), asks parked ones
+to be evicted, and gives the others DRAIN_S to end or to park: a chat that waits for its next
+message ends at once, one in the middle of a turn ends after it. What still runs then is
+interrupted: reported as such, it costs no retry, and another worker goes on with it at once. A
+second signal does not wait.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from everturn.rules import limits
 from everturn.tasks import metadata as task_metadata
 from everturn.tasks import scope as scopes
 from everturn.tasks.failures import internal_error
+from everturn.tasks.signals import Signal
 from everturn.worker.attempt import Attempt, as_builtins
 from everturn.worker.link import Link
 from everturn.worker.loading import App, load_app, version_of
@@ -88,13 +91,12 @@ class Worker:
         self.probe = StallProbe(self.clock, running=self._running_now)
         self._pool = Pool(self.app)
         self._attempts: dict[str, Attempt] = {}
-        self._claimed_at: dict[str, float] = {}
         self._tails: dict[int, LinkTail] = {}
         self._active = 0
         self._changed = anyio.Event()
         self._stop = anyio.Event()
         self._hurry = anyio.Event()
-        self._draining = False
+        self.draining = Signal()
         self._runs: TaskGroup | None = None
 
     # --- life ----------------------------------------------------------------------------------
@@ -148,10 +150,8 @@ class Worker:
 
     async def _drain(self) -> None:
         """Let runs end or park, evict the parked, interrupt the rest. The caller awaits them."""
-        self._draining = True
+        self.draining.abort("the worker is stopping")
         self.link.credit_changed()
-        for attempt in list(self._attempts.values()):
-            attempt.runtime.draining.abort("drain")
         with anyio.move_on_after(limits.DRAIN_S) as grace:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._cut_grace, grace)
@@ -191,17 +191,18 @@ class Worker:
 
     def welcomed(self, welcome: frames.Welcome) -> None:
         lost = frozenset(welcome.lost)
-        now = self.clock.monotonic()
         for run_id, attempt in list(self._attempts.items()):
             if run_id in lost:
                 attempt.lose(Fenced("the run was given to another worker meanwhile"))
             elif not attempt.lost:
-                if now - self._claimed_at[run_id] < limits.START_MS_MAX / 1000:
+                if not attempt.runtime.is_parked:
+                    # The server may not have seen the first one. A parked run's has been: only
+                    # a started run can suspend.
                     self.link.send(frames.Started(run_id, attempt.runtime.info.fence))
                 attempt.runtime.reconnected()
 
     def credit(self) -> int:
-        return 0 if self._draining else max(0, self.concurrency - self._active)
+        return 0 if self.draining.aborted else max(0, self.concurrency - self._active)
 
     def lease_lost(self) -> None:
         for attempt in list(self._attempts.values()):
@@ -257,11 +258,8 @@ class Worker:
             return
         attempt = Attempt(runtime, definition, client=self._client, sync_runner=self._pool)
         self._attempts[info.run_id] = attempt
-        self._claimed_at[info.run_id] = self.clock.monotonic()
         self._active += 1
         self.link.send(frames.Started(info.run_id, info.fence))
-        if self._draining:
-            runtime.draining.abort("drain")
         self._runs.start_soon(self._work, attempt)
 
     async def _work(self, attempt: Attempt) -> None:
@@ -273,7 +271,6 @@ class Worker:
         finally:
             if self._attempts.get(info.run_id) is attempt:
                 del self._attempts[info.run_id]
-                self._claimed_at.pop(info.run_id, None)
             self._active -= 1
             self._freed()
             log.info("run.ended: %s", info.run_id, extra={"run_id": info.run_id})

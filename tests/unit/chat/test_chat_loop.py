@@ -677,3 +677,42 @@ class TestEnding:
             await h.settled()
             assert [t.text for t in await h.turns()] == ["ok m1", "ok m2"]
         assert h.hook_calls == ["on_preload", "on_chat_start", "run", "run", "run"]
+
+
+class TestDraining:
+    """A process that is about to go (design §4; rulings §1.8, §1.20)."""
+
+    async def test_a_warm_idle_chat_ends_at_once_and_goes_on_with_the_next_message(self) -> None:
+        agent = watched(echo_agent(), "on_chat_suspend", "on_chat_resume")
+        async with mock_chat_agent(agent) as h:
+            await h.send_message("one")
+            await h.settled()
+            await h.drain()
+            assert [how for _, how in h.outcomes] == ["completed"]
+            assert h.world.waits == []
+            assert h.hook_calls.count("on_chat_suspend") == 1
+            turn = await h.send_message("two")
+        assert turn.text == "echo: two"
+
+    async def test_a_turn_in_progress_is_finished_and_the_next_is_left_to_the_successor(
+        self,
+    ) -> None:
+        gate = Gate()
+        async with mock_chat_agent(gate.agent) as h:
+            await h.post_message("one")
+            await gate.streaming(h)
+            await h.post_message("two")
+            first = h.run_id
+            await h.drain()
+            assert h.outcomes == []
+            gate.open.set()
+            await h.settled()
+            turns = await h.turns()
+            assert h.outcomes == [(first, "completed")]
+        assert [turn.text for turn in turns] == ["a:one!", "a:two!"]
+
+    async def test_a_preloaded_chat_that_waits_for_its_first_message_ends_too(self) -> None:
+        async with mock_chat_agent(echo_agent(), mode="preload") as h:
+            await h.drain()
+            assert [how for _, how in h.outcomes] == ["completed"]
+            assert (await h.send_message("hello")).text == "echo: hello"

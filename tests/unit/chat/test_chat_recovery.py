@@ -340,17 +340,70 @@ class TestContinuation:
             await h.send_message("m2")
         assert dying.lanes[-1] == ["m1", "half m1 whole", "m2"]
 
-    async def test_failing_reads_are_logged_and_treated_as_empty(self) -> None:
-        """R-023."""
+    @pytest.mark.parametrize("read", ["read_in", "read_out"])
+    async def test_a_channel_that_cannot_be_read_interrupts_the_attempt(self, read: str) -> None:
+        """P-3 before R-023: taken for empty, a message would be lost or answered twice."""
         async with mock_chat_agent(echo_agent()) as h:
             await h.send_message("m1")
             await h.settled()
             await h.crash()
-            h.world.faults["load_snapshot"] = [Unavailable("away")]
-            h.world.faults["read_in"] = [Unavailable("away")]
+            await h.seed_in("m2")
+            h.world.faults[read] = [Unavailable("away")]
             await h.restart()
-            turn = await h.send_message("m2")
-        assert turn.text == "echo: m2"
+            await h.advance(1)
+            assert h.outcomes[-1][1] == "interrupted"
+            await h.restart(attempt=2)
+            await h.settled()
+            turns = await h.turns()
+        assert [turn.text for turn in turns] == ["echo: m1", "echo: m2"]
+
+    async def test_a_hydrating_agent_is_interrupted_too_when_it_cannot_read(self) -> None:
+        """P-3 before R-023."""
+        agent = echo_agent()
+        agent.hooks.add("hydrate_messages", lambda event: event.incoming_messages)
+        async with mock_chat_agent(agent) as h:
+            await h.send_message("m1")
+            await h.settled()
+            await h.crash()
+            h.world.faults["read_out"] = [Unavailable("away")]
+            await h.restart()
+            await h.advance(1)
+            assert h.outcomes[-1][1] == "interrupted"
+
+    async def test_a_snapshot_that_cannot_be_read_is_replayed_while_nothing_was_trimmed(
+        self,
+    ) -> None:
+        """R-023, P-9: after its first turn a chat has trimmed nothing yet."""
+        agent = echo_agent()
+        async with mock_chat_agent(agent) as h:
+            await h.send_message("m1")
+            await h.settled()
+            await h.crash()
+            h.world.faults["load_snapshot"] = [Unavailable("away")]
+            await h.restart()
+            await h.send_message("m2")
+            lane = h.event("run").ui_messages
+        assert texts(lane)[:3] == ["m1", "echo: m1", "m2"]
+
+    async def test_a_snapshot_that_cannot_be_read_interrupts_once_something_was_trimmed(
+        self,
+    ) -> None:
+        """P-9 before R-023: only the snapshot holds the trimmed turns."""
+        agent = echo_agent()
+        async with mock_chat_agent(agent) as h:
+            for text in ("m1", "m2", "m3"):
+                await h.send_message(text)
+            await h.settled()
+            assert await h.trims()
+            await h.crash()
+            h.world.faults["load_snapshot"] = [Unavailable("away")]
+            await h.restart()
+            await h.advance(1)
+            assert h.outcomes[-1][1] == "interrupted"
+            await h.restart(attempt=2)
+            await h.send_message("m4")
+            lane = h.event("run").ui_messages
+        assert [text for text in texts(lane) if text.startswith("m")] == ["m1", "m2", "m3", "m4"]
 
     async def test_history_stored_before_its_turn_complete_gets_the_missing_one(self) -> None:
         """Rulings §1.13: the turn is committed, not run again, and what was removed stays so."""

@@ -269,7 +269,7 @@ async def test_output_keeps_the_order_of_calls_and_answers_with_numbers() -> Non
 
         await r.out.writer(fill)
         assert await r.out.write_control("custom") == 5
-        assert await r.out.read() == [{"n": 1}, 2, 3, 4, 5]
+        assert await r.out.stored() == [{"n": 1}, 2, 3, 4, 5]
         await r.out.trim_to(3)
         await r.out.trim_to(1)
         bounds = await r.world.streams.bounds(r.world.channel("out"))

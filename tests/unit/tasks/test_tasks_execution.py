@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from everturn.client.problems import error_for
 from everturn.clock import SystemClock
 from everturn.errors import (
     AbortTaskRunError,
@@ -534,6 +535,20 @@ async def test_out_of_memory_is_a_crash() -> None:
     outcome = outcome_of(MemoryError(), Runtime())  # type: ignore[arg-type]
 
     assert (outcome.kind, outcome.error["code"]) == ("crashed", "TASK_PROCESS_OOM_KILLED")  # type: ignore[index]
+
+
+async def test_a_rate_limit_is_retried_after_its_reset_and_a_missing_thing_never() -> None:
+    """Conformance 60, 61: the errors a call of the client raises inside a run."""
+    limited = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "5000"}
+    refused = error_for(429, b"{}", headers=limited)
+    at_reset = outcome_of(refused, Runtime())  # type: ignore[arg-type]
+    unnamed = outcome_of(error_for(429, b"{}"), Runtime())  # type: ignore[arg-type]
+    missing = outcome_of(error_for(404, b"{}", subject="run"), Runtime())  # type: ignore[arg-type]
+
+    assert at_reset.retryable
+    assert 5000 <= (at_reset.retry_at_ms or 0) <= 6000
+    assert (unnamed.retryable, unnamed.retry_at_ms) == (True, None)
+    assert not missing.retryable
 
 
 async def test_retry_delays_double_within_their_bounds() -> None:

@@ -124,7 +124,7 @@ class FakeServer:
     async def until(condition: Callable[[], object]) -> None:
         """Wait for something of the worker's own that has no event."""
         with anyio.fail_after(DEADLINE_S):
-            while not condition():  # noqa: ASYNC110 - a poll with a deadline
+            while not condition():
                 await anyio.sleep(0.005)
 
     async def call(self, method: str) -> frames.Call:

@@ -140,7 +140,7 @@ async def test_an_agent_answers_and_remembers_over_a_suspension(registry: Any) -
         conversation = AgentChat("echo")
         with anyio.fail_after(30):
             first = await (await conversation.send_message("hi")).text()
-            while not len(worker.parking):  # noqa: ASYNC110 - a poll with a deadline
+            while not len(worker.parking):
                 await anyio.sleep(0.01)
             second = await (await conversation.send_message("again")).text()
 

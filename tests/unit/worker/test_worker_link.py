@@ -104,6 +104,36 @@ async def test_an_open_call_is_sent_again_with_the_same_id(server: Any, work: An
     assert again.id == first.id
 
 
+async def test_what_was_started_is_said_again_after_a_reconnect_and_what_is_parked_is_not(
+    server: Any, work: Any
+) -> None:
+    """However long the connection was away: the server may not have seen the first Started."""
+    go_on = anyio.Event()
+
+    @task(id="runs")
+    async def runs(payload: Any) -> None:
+        await go_on.wait()
+
+    @task(id="parks")
+    async def parks(payload: Any) -> None:
+        await waits.for_(seconds=60)
+
+    async with work() as worker:
+        await server.claim(run_id="run_c1", task_id="runs")
+        await server.claim(run_id="run_c2", task_id="parks")
+        await server.call("suspend")
+        await server.until(lambda: len(worker.parking) == 1)
+        server.frames.clear()
+        await server.cut()
+        await server.next(frames.Started, lambda frame: frame.run_id == "run_c1")
+        await server.next(frames.Credit)
+        go_on.set()
+        await server.outcome()
+        again = [frame for frame in server.frames if isinstance(frame, frames.Started)]
+
+    assert again == []
+
+
 async def test_a_reconnecting_worker_names_its_runs_and_drops_the_lost(
     server: Any, work: Any
 ) -> None:

@@ -317,9 +317,42 @@ async def test_a_call_is_repeated_when_the_server_was_unavailable(server: Any, w
 
     async with work():
         await server.claim()
+        first, again = await server.call("tags"), await server.call("tags")
         outcome = await server.outcome()
 
     assert outcome["kind"] == "completed"
+    # Nobody knows whether the first was carried out, so the server must recognise the second.
+    assert first.id == again.id
+
+
+async def test_an_echo_of_an_earlier_wake_does_not_end_the_wait(server: Any, work: Any) -> None:
+    """The server repeats Wakes that a lost connection may have swallowed."""
+    woken: list[int] = []
+
+    @task(id="t")
+    async def t(payload: Any) -> None:
+        runtime = runtimes.current()
+        after = None
+        for _ in range(2):
+            found = await runtime.suspend_on_input(after, until_ms=None)
+            after = found.records[0].seq_num
+            woken.append(after)
+
+    async with work():
+        info = await server.claim(session_id="session_c1", session_key="k")
+
+        def wake(number: int) -> frames.Wake:
+            record = frames.RecordFrame(number, 1, (), b"x")
+            return frames.Wake(info.run_id, info.fence, False, [record])
+
+        await server.send(wake(7))  # for a run that is not suspended
+        await server.call("suspend")
+        await server.send(wake(0), wake(0))
+        await server.call("suspend")
+        await server.send(wake(0), wake(1))
+        await server.outcome()
+
+    assert woken == [0, 1]
 
 
 async def test_a_run_of_an_unknown_task_is_refused(server: Any, work: Any) -> None:

@@ -114,7 +114,191 @@ const scenarios = {
     }
     return { text, types };
   },
+
+  // Writing .out from outside: append, pipe, writer and a control record on one channel, trimmed
+  // at the end; the channel is read from its start before and after.
+  async directWrites() {
+    const handle = sessions.open(args.id);
+    await handle.out.append({ type: "start", messageId: "m1" });
+    await handle.out.append("plain");
+    const source = (async function* () {
+      for (let n = 0; n < 5; n++) yield { type: "data-piped", data: n };
+    })();
+    const piped = handle.out.pipe(source);
+    await piped.waitUntilComplete();
+    const written = handle.out.writer({
+      execute: async ({ write, merge }) => {
+        write({ type: "data-written", data: "ä \\ \"" });
+        merge(
+          new ReadableStream({
+            start(controller) {
+              controller.enqueue({ type: "data-merged" });
+              controller.close();
+            },
+          }),
+        );
+      },
+    });
+    const end = await written.waitUntilComplete();
+    const control = await handle.out.writeControl("turn-complete", [["public-access-token", "pp"]]);
+    const before = await readOut(handle, { count: 10 });
+    await handle.out.trimTo(4);
+    const after = await readOut(handle, { count: 6 });
+    return { end, control, before, after };
+  },
+
+  // A long write in many batches: what was written is read back in its order.
+  async directVolume() {
+    const handle = sessions.open(args.id);
+    const padding = "x".repeat(args.bytes);
+    const { waitUntilComplete } = handle.out.pipe(
+      (async function* () {
+        for (let n = 0; n < args.count; n++) yield { type: "data-n", data: { n, padding } };
+      })(),
+    );
+    const end = await waitUntilComplete();
+    const read = await readOut(handle, { count: args.count });
+    return { end, numbers: read.values.map((value) => value.data.n) };
+  },
+
+  // A slow write, while somebody kills the server and starts it again: prints READY once some of
+  // it is stored. The client tries again by itself, and may give up before the server is back.
+  async directCrash() {
+    const handle = sessions.open(args.id);
+    const { waitUntilComplete } = handle.out.pipe(
+      (async function* () {
+        for (let n = 0; n < args.count; n++) {
+          yield { type: "data-n", data: n };
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          if (n === 100) console.log("READY");
+        }
+      })(),
+    );
+    try {
+      return { end: await waitUntilComplete() };
+    } catch (error) {
+      return { error: String(error) };
+    }
+  },
+
+  // What is refused reaches the caller as an error.
+  async directRefused() {
+    const said = async (work) => {
+      try {
+        await work();
+        return null;
+      } catch (error) {
+        return { name: error.name, status: error.status, message: String(error.message) };
+      }
+    };
+    const handle = sessions.open(args.id);
+    await handle.out.append({ type: "data-first" });
+    const tooLarge = await said(() => handle.out.append({ type: "text-delta", delta: "x".repeat(1 << 20) }));
+    const reserved = await said(() => handle.out.writeControl("x", [["", "trim"]]));
+    const unknown = await said(() => sessions.open("session_cmissing").out.append({ n: 1 }));
+    const closed = await said(() => sessions.open(args.closed).out.append({ n: 2 }));
+    return { tooLarge, reserved, unknown, closed };
+  },
+
+  // The order of requests of a head start: a writer's own end, one past the last record, is where
+  // its caller reads on from. The answer that follows must arrive all the same.
+  async onePastTheTail() {
+    const handle = sessions.open(args.id);
+    const first = handle.out.pipe(
+      (async function* () {
+        yield { type: "start" };
+        yield { type: "text-start", id: "t" };
+      })(),
+    );
+    const { lastEventId } = await first.waitUntilComplete();
+    const later = readOut(handle, { count: 2, lastEventId });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await handle.out.append({ type: "text-end", id: "t" });
+    await handle.out.append({ type: "finish" });
+    return { lastEventId, later: await later };
+  },
+
+  // chat.headStart: the first step is made here, the agent continues it or finds it whole.
+  async headStart() {
+    const { chat } = await import("@trigger.dev/sdk/chat-server");
+    const { streamText, simulateReadableStream } = await import("ai");
+    const { MockLanguageModelV3 } = await import("ai/test");
+    const model = new MockLanguageModelV3({
+      doStream: async () => ({
+        stream: simulateReadableStream({
+          chunks: [
+            { type: "stream-start", warnings: [] },
+            { type: "text-start", id: "t" },
+            { type: "text-delta", id: "t", delta: "warm " },
+            { type: "text-delta", id: "t", delta: "hello" },
+            { type: "text-end", id: "t" },
+            {
+              type: "finish",
+              finishReason: { unified: "stop", raw: "stop" },
+              usage: {
+                inputTokens: { total: 1, noCache: 1, cacheRead: 0, cacheWrite: 0 },
+                outputTokens: { total: 1, text: 1, reasoning: 0 },
+              },
+            },
+          ],
+        }),
+      }),
+    });
+    const handler = chat.headStart({
+      agentId: args.agent,
+      run: async ({ chat: helper }) => streamText({ ...helper.toStreamTextOptions({}), model }),
+    });
+    const response = await handler(
+      new Request("http://app/api/chat", {
+        method: "POST",
+        body: JSON.stringify({
+          chatId: args.id,
+          trigger: "submit-message",
+          headStartMessages: [{ id: "u1", role: "user", parts: [{ type: "text", text: "hi" }] }],
+        }),
+      }),
+    );
+    const text = await response.text();
+    const events = text
+      .split("\n\n")
+      .filter((event) => event.startsWith("data: "))
+      .map((event) => JSON.parse(event.slice(6)));
+    const stored = await readOut(sessions.open(args.id), { until: "turn-complete" });
+    return { status: response.status, events, stored };
+  },
 };
+
+// Reads .out until `count` records were seen, data and control together, or until a control record.
+async function readOut(handle, { count = Infinity, until, lastEventId } = {}) {
+  const controller = new AbortController();
+  const parts = [];
+  const controls = [];
+  const check = () => {
+    if (parts.length + controls.length >= count) controller.abort();
+    if (controls.some((control) => control.subtype === until)) controller.abort();
+  };
+  const stream = await handle.out.read({
+    signal: controller.signal,
+    lastEventId,
+    timeoutInSeconds: 20,
+    onPart: (part) => {
+      if (part.chunk === undefined) return; // a control record, which `onControl` sees
+      parts.push({ id: part.id, chunk: part.chunk });
+      check();
+    },
+    onControl: (control) => {
+      controls.push({ subtype: control.subtype, seqNum: control.seqNum });
+      check();
+    },
+  });
+  const values = [];
+  try {
+    for await (const value of stream) values.push(value);
+  } catch (error) {
+    if (!controller.signal.aborted) throw error;
+  }
+  return { values: parts.map((part) => part.chunk), ids: parts.map((part) => part.id), controls };
+}
 
 const run = scenarios[scenario];
 if (!run) throw new Error(`no scenario ${scenario}: ${Object.keys(scenarios).join(", ")}`);

@@ -8,34 +8,54 @@ does the mapping, with protocol version 6. Changed here is what a durable chat n
   answered with a made-up result: cleaning drops them (chat-agent §2.17);
 * an error is one `error` chunk, then a `finish` that says so, and no exception (§4.14);
 * the last chunk is `finish`; the library's `done` sentinel never leaves here (§4.2.1);
-* no metadata of the library's own is attached to the message.
+* no metadata of the library's own is attached to the message;
+* chunks that we put between two steps keep their place there (`between`);
+* a result whose model saw something else than the client is sent whole (`FullOutput`), and
+  outputs that are not final yet are marked so (`PreliminaryOutput`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final, cast
 
 from pydantic_ai.exceptions import RunCancelled
-from pydantic_ai.messages import FunctionToolResultEvent, OutputToolResultEvent
+from pydantic_ai.messages import (
+    CustomEvent,
+    FunctionToolCallEvent,
+    FunctionToolResultEvent,
+    OutputToolResultEvent,
+    ToolReturnPart,
+)
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.ui.vercel_ai import VercelAIEventStream
 from pydantic_ai.ui.vercel_ai.response_types import (
     AbortChunk,
     BaseChunk,
+    DataChunk,
     ErrorChunk,
     FinishChunk,
     FinishStepChunk,
     StartChunk,
+    StartStepChunk,
     ToolApprovalRequestChunk,
+    ToolOutputAvailableChunk,
 )
 from pydantic_core import to_jsonable_python
 
+from everturn.chat.adapters.between import Between, OurChunks
+from everturn.chat.failures import ends_attempt
+
 Chunk = dict[str, Any]
 
+#: What our own chunks may be besides data parts.
+_CLASSES: Final[dict[str, type[BaseChunk]]] = {
+    "start-step": StartStepChunk,
+    "finish-step": FinishStepChunk,
+}
 _FINISH_REASONS: Final = {
     "stop": "stop",
     "length": "length",
@@ -48,6 +68,22 @@ _FINISH_REASONS: Final = {
 def error_text(error: BaseException) -> str:
     """The default text of an `error` chunk: what the exception says, else what it is."""
     return str(error) or type(error).__name__
+
+
+@dataclass(frozen=True)
+class FullOutput:
+    """Metadata of a tool's result whose model was given something else than its output."""
+
+    output: Any
+
+
+@dataclass(kw_only=True)
+class PreliminaryOutput(CustomEvent, name="everturn.preliminary_output"):
+    """An event of a tool that is still working: its whole output so far."""
+
+    output: Any
+    #: Set when the stream's reader has it.
+    taken: bool = False
 
 
 @dataclass
@@ -77,9 +113,22 @@ class ChunkEvents(VercelAIEventStream[Any, Any]):
         yield StartChunk(message_id=self.server_message_id)
 
     async def before_response(self) -> AsyncIterator[BaseChunk]:
+        if self._in_step:
+            yield FinishStepChunk()
         self._in_step = True
-        async for chunk in super().before_response():
-            yield chunk
+        yield StartStepChunk()
+
+    async def handle_event(self, event: Any) -> AsyncIterator[BaseChunk]:
+        if not isinstance(event, OurChunks):
+            async for made in super().handle_event(event):
+                yield made
+            return
+        # Between two steps: the one before is over.
+        if self._in_step:
+            self._in_step = False
+            yield FinishStepChunk()
+        for chunk in event.chunks:
+            yield _CLASSES.get(chunk["type"], DataChunk).model_validate(chunk)
 
     async def handle_run_result(self, event: AgentRunResultEvent[Any]) -> AsyncIterator[BaseChunk]:
         output = event.result.output
@@ -100,6 +149,8 @@ class ChunkEvents(VercelAIEventStream[Any, Any]):
         yield AbortChunk(reason=self.stop_reason())
 
     async def on_error(self, error: Exception) -> AsyncIterator[BaseChunk]:
+        if ends_attempt(error):
+            raise error  # out of memory or of its lease: no answer of the model, but the end of us
         if self.ends_quietly(error):
             self.reason = "tool-calls"
             return
@@ -113,12 +164,32 @@ class ChunkEvents(VercelAIEventStream[Any, Any]):
             yield FinishStepChunk()
         yield FinishChunk.model_construct(type="finish", finish_reason=self.reason)
 
+    async def handle_function_tool_call(
+        self, event: FunctionToolCallEvent
+    ) -> AsyncIterator[BaseChunk]:
+        # A call that did not stream in this run is an approved one, carried out now: its input was
+        # announced when it was made, and doing so again would make a second part of it.
+        if event.args_valid and event.part.tool_call_id not in self._streamed_call_parts:
+            return
+        async for chunk in super().handle_function_tool_call(event):
+            yield chunk
+
     async def handle_function_tool_result(
         self, event: FunctionToolResultEvent
     ) -> AsyncIterator[BaseChunk]:
         if event.part.outcome != "interrupted":
-            async for chunk in super().handle_function_tool_result(event):
+            async for chunk in super().handle_function_tool_result(_whole(event)):
                 yield chunk
+
+    async def handle_custom_event(self, event: CustomEvent) -> AsyncIterator[BaseChunk]:
+        if isinstance(event, PreliminaryOutput):
+            event.taken = True
+            yield ToolOutputAvailableChunk(
+                tool_call_id=event.tool_call_id or "", output=event.output, preliminary=True
+            )
+            return
+        async for chunk in super().handle_custom_event(event):
+            yield chunk
 
     async def handle_output_tool_result(
         self, event: OutputToolResultEvent
@@ -129,10 +200,19 @@ class ChunkEvents(VercelAIEventStream[Any, Any]):
 
     async def chunks(self, events: AsyncIterator[Any]) -> AsyncGenerator[Chunk, None]:
         """The whole run as chunk dicts, without an exception of the model's."""
-        mapped = cast(AsyncGenerator[BaseChunk, None], self.transform_stream(events))
+        stream = self.transform_stream(Between(events))
+        mapped = cast(AsyncGenerator[BaseChunk, None], stream)
         async with aclosing(mapped) as made:
             async for chunk in made:
                 yield chunk_dict(chunk)
+
+
+def _whole(event: FunctionToolResultEvent) -> FunctionToolResultEvent:
+    """The result as the client is to see it."""
+    part = event.part
+    if not isinstance(part, ToolReturnPart) or not isinstance(part.metadata, FullOutput):
+        return event
+    return replace(event, part=replace(part, content=part.metadata.output, metadata=None))
 
 
 def _approval_id(requests: DeferredToolRequests, call_id: str) -> str:

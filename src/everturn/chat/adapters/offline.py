@@ -29,6 +29,7 @@ DELAY_MS_DEFAULT: Final = 30
 #: Questions whose words do not contain the tool's name and mean it all the same.
 _PHRASES: Final = {"current_time": ("what time", "the time", "which time")}
 _WORD: Final = re.compile(r"\S+\s*")
+_NUMBER: Final = re.compile(r"\d+")
 
 
 def offline_model(*, delay_ms: float | None = None) -> FunctionModel:
@@ -45,7 +46,7 @@ def offline_model(*, delay_ms: float | None = None) -> FunctionModel:
     ) -> AsyncIterator[str | DeltaToolCalls]:
         call = _wanted_call(messages, info.function_tools)
         if call is not None:
-            yield {0: DeltaToolCall(name=call.tool_name, json_args="{}")}
+            yield {0: DeltaToolCall(name=call.tool_name, json_args=call.args_as_json_str())}
             return
         for word in _WORD.findall(answer(messages)):
             if delay_s > 0:
@@ -121,11 +122,24 @@ def _wanted_call(
     messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]
 ) -> ToolCallPart | None:
     """A call of the first tool the newest question names, unless this turn has called one."""
-    question = _question(messages).lower()
+    question = _question(messages)
     if not question or _returns_since_prompt(messages):
         return None
     for tool in tools:
         names = (tool.name, tool.name.replace("_", " "), *_PHRASES.get(tool.name, ()))
-        if any(name.lower() in question for name in names):
-            return ToolCallPart(tool.name, {})
+        if any(name.lower() in question.lower() for name in names):
+            return ToolCallPart(tool.name, _arguments(tool.parameters_json_schema, question))
     return None
+
+
+def _arguments(schema: dict[str, Any], question: str) -> dict[str, Any]:
+    """What a tool cannot do without: the question for texts, and the first number it names."""
+    number = _NUMBER.search(question)
+    values = {
+        "string": question,
+        "integer": int(number.group()) if number else 1,
+        "number": int(number.group()) if number else 1,
+    }
+    properties = schema.get("properties", {})
+    kinds = {name: properties.get(name, {}).get("type") for name in schema.get("required", ())}
+    return {name: values[kind] for name, kind in kinds.items() if kind in values}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from pydantic_ai.exceptions import UsageLimitExceeded, UserError
 from pydantic_ai.result import StreamedRunResult
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import DeferredToolRequests
-from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.ui.vercel_ai import VercelAIAdapter
 from pydantic_ai.usage import UsageLimits
 
@@ -39,6 +38,8 @@ _log: Final = logging.getLogger("everturn.chat")
 _CLOSE_S: Final = 5.0
 
 Events = AgentRunEvents[Any]
+#: The step hook of a chat, where no other is given.
+STANDARD: Final = object()
 
 
 class AgentStream:
@@ -75,6 +76,18 @@ class AgentStream:
             raise StreamAlreadyConsumed("an agent stream is read once")
         self._chunks = self._read()
         return self._chunks
+
+    def accompany(
+        self, stop: Signal, on_error: Callable[[BaseException], str] | None = None
+    ) -> None:
+        """Stop with `stop` too; `on_error` gives the text of errors unless one was given before.
+
+        Called before reading, by whoever pipes the stream.
+        """
+        if stop is not self._stop:
+            self._stop = Signal.any(self._stop, stop)
+        if on_error is not None and self.on_error is error_text:
+            self.on_error = on_error
 
     async def aclose(self) -> None:
         """End the run, if it was started. Safe to call at any time."""
@@ -151,6 +164,7 @@ def stream_agent(
     message_id: str | None = None,
     original_messages: Sequence[Mapping[str, Any]] | None = None,
     turn: Any = None,
+    step_hook: Any = STANDARD,
     on_error: Callable[[BaseException], str] | None = None,
     **overrides: Any,
 ) -> AgentStream:
@@ -160,13 +174,16 @@ def stream_agent(
         messages: the conversation, as UI messages or as messages of the library. Decided
             approvals in UI messages are passed on by themselves.
         message_history: the same, in the library's words.
-        tools: functions or library tools for this run only, besides the agent's own.
+        tools: for this run only, besides the agent's own: tools of `chat.tool` and its like,
+            functions, library tools and toolsets.
         max_steps: model requests at most. The tools of the last one still run; then the stream
             ends with finish reason `tool-calls`.
         stop: ends the run when aborted: open text is closed and `abort` comes last.
         message_id: named on `start`. By default the id of the assistant message at the end of
             `original_messages`, else none (whoever pipes the stream stamps one).
         turn: a chat turn: gives `messages`, `stop` and approvals where they are not given.
+        step_hook: a capability in place of the standard one, which compacts, takes in waiting
+            messages and background messages before each request of a turn; None for none.
         overrides: anything else `Agent.run_stream_events` takes.
     """
     if turn is not None:
@@ -178,6 +195,9 @@ def stream_agent(
     if history is not None and any(isinstance(item, dict) for item in history):
         overrides.setdefault("deferred_tool_results", conversion.deferred_results(history))
         history = conversion.to_model_messages(history, tools)
+    capabilities = _capabilities(overrides.pop("capabilities", None), turn, step_hook)
+    if capabilities:
+        overrides["capabilities"] = capabilities
     options: dict[str, Any] = {
         "message_history": list(history) if history is not None else None,
         "deps": deps,
@@ -197,6 +217,16 @@ def stream_agent(
     )
 
 
+def _capabilities(given: Any, turn: Any, step_hook: Any) -> list[Any]:
+    """Those given, and one step hook: what `run_options` brought, or the author's own."""
+    from everturn.chat.step_hook import StepHook, with_step_hook
+
+    if step_hook is STANDARD:
+        return with_step_hook(given) if turn is not None else list(given or ())
+    others = [capability for capability in given or () if not isinstance(capability, StepHook)]
+    return others if step_hook is None else [*others, step_hook]
+
+
 def _decisions(turn: Any) -> Any:
     given = getattr(turn, "deferred_tool_results", None)
     if given is not None:
@@ -211,11 +241,9 @@ def _continued(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
 
 
 def _toolsets(tools: Any, toolsets: Sequence[Any] | None) -> list[Any] | None:
-    made = list(toolsets or ())
-    if tools:
-        given = tools.values() if isinstance(tools, Mapping) else tools
-        made.append(FunctionToolset(list(given)))
-    return made or None
+    from everturn.chat.toolsets import toolsets_of
+
+    return [*(toolsets or ()), *toolsets_of(tools)] or None
 
 
 def _limits(limits: UsageLimits | None, max_steps: int | None) -> UsageLimits | None:
@@ -242,23 +270,29 @@ def _output_type(agent: Any) -> Any:
 # --- what the library gave an author ----------------------------------------------------------
 
 
-def as_agent_chunks(value: Any) -> AsyncIterator[Chunk] | None:
-    """The chunks of something the library made; None when it is none of its streams or results.
+def as_stream(value: Any) -> AgentStream | AsyncIterator[Chunk] | None:
+    """Something the library made as chunks; None when it is none of its streams or results.
 
-    Takes an `AgentStream` of ours, the result of `Agent.run`, what `Agent.run_stream` yields, and
+    Runs become an `AgentStream`, which can be stopped and counts. Takes an `AgentStream` of ours, the result of `Agent.run`, what `Agent.run_stream` yields, and
     the events of `Agent.run_stream_events`, entered or not.
     """
     if isinstance(value, AgentStream):
-        return aiter(value)
+        return value
     if isinstance(value, AgentRunResult):
         return _result_chunks(value)
     if isinstance(value, StreamedRunResult):
         return _streamed_chunks(value)
     if isinstance(value, AgentRunEvents):
-        return ChunkEvents(sdk_version=6).chunks(value)
+        return AgentStream(lambda: nullcontext(value))
     if _is_unentered(value):
-        return aiter(AgentStream(lambda: value))
+        return AgentStream(lambda: value)
     return None
+
+
+def as_agent_chunks(value: Any) -> AsyncIterator[Chunk] | None:
+    """The chunks of `as_stream`."""
+    stream = as_stream(value)
+    return None if stream is None else aiter(stream)
 
 
 def from_stream(value: Any) -> AsyncIterator[Chunk]:

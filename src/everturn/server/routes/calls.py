@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -136,6 +136,29 @@ class Call:
                 return b"".join(pieces)
             message = await self.receive()
 
+    async def lines(self, line_bytes_max: int) -> AsyncIterator[bytes]:
+        """The lines of the body as they come, empty ones left out.
+
+        Raises TooLarge past the cap of one line, and Disconnected when the body never completes.
+        Nothing more of the body is read than what the caller has asked for.
+        """
+        held = b""
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise Disconnected
+            more = message.get("more_body", False)
+            *whole, held = (held + message.get("body", b"")).split(b"\n")
+            if not more:
+                whole, held = [*whole, held], b""
+            for line in (*whole, held):
+                if len(line) > line_bytes_max:
+                    raise TooLarge("Line too large", what="line", bytes_max=line_bytes_max)
+            for line in whole:
+                if line.strip():
+                    yield line
+
     async def json(self, kind: type[BodyT], bytes_max: int) -> BodyT:
         """The body as its type. Raises InvalidRequest or TooLarge."""
         return words.decode(await self.body(bytes_max), kind)
@@ -162,8 +185,10 @@ class Method(NamedTuple):
 class Resource:
     """One path: an ASGI application that answers its methods."""
 
-    def __init__(self, *, cors: bool = False, **methods: Method) -> None:
+    def __init__(self, *, cors: bool = False, exposed: bytes = _EXPOSED, **methods: Method) -> None:
+        """`exposed`: response headers a page may read, on a CORS route."""
         self._cors = cors
+        self._exposed = exposed
         self._methods = methods
         if "GET" in methods:
             self._methods.setdefault("HEAD", methods["GET"])
@@ -181,7 +206,7 @@ class Resource:
             return
         except Exception as error:
             result = failure(call, error)
-        await respond(send, result, origin)
+        await respond(send, result, origin, self._exposed)
 
     async def _handle(self, call: Call) -> Answer:
         method = self._methods.get(call.scope["method"])
@@ -211,7 +236,9 @@ def failure(call: Call, error: Exception) -> Answer:
     return Answer(*problem(error, call.shape))
 
 
-async def respond(send: Send, result: Answer, origin: bytes | None) -> None:
+async def respond(
+    send: Send, result: Answer, origin: bytes | None, exposed: bytes = _EXPOSED
+) -> None:
     """Send a whole answer, readable by the page of `origin`."""
     await send(
         {
@@ -220,7 +247,7 @@ async def respond(send: Send, result: Answer, origin: bytes | None) -> None:
             "headers": [
                 *result.headers,
                 (b"content-length", b"%d" % len(result.body)),
-                *cors_headers(origin),
+                *cors_headers(origin, exposed),
             ],
         }
     )

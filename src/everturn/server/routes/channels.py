@@ -7,7 +7,7 @@ routes: an append is one parse of its headers, one look-up of a cached row, one 
     GET  …/sessions/:session/:io            follow as server-sent events   (routes/reading.py)
     GET  …/sessions/:session/:io/records    read as JSON                   (routes/reading.py)
     POST …/sessions/:session/out/records    records as they are, for guests with a secret key
-    PUT  …/sessions/:session/:io            direct writes: answered 501
+    PUT  …/sessions/:session/:io            a ticket for direct writes (server/direct/)
     HEAD …/sessions/:session/:io            exists
 """
 
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from everturn.errors import InvalidRequest, SessionNotFound
-from everturn.protocol.problems import MethodNotAllowed, NotImplementedHere, Shape
+from everturn.errors import InvalidRequest, SessionClosedError, SessionNotFound
+from everturn.protocol import paths
+from everturn.protocol.problems import MethodNotAllowed, Shape
 from everturn.protocol.records import (
     ChannelName,
     Io,
@@ -51,13 +52,19 @@ from everturn.server.routes.reading import exists, follow, read_json
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from everturn.server.services import Services
     from everturn.storage.ports.state import Session
 
 PREFIX: Final = b"/realtime/v1/sessions/"
 _IOS: Final[dict[bytes, Io]] = {b"in": "in", b"out": "out"}
 
 NO_OUT: Final = "Appending to the out channel requires secret key authentication"
-NO_INITIALIZE: Final = "Session channels require the S2 realtime backend"
+NO_INITIALIZE: Final = "Initializing the out channel requires secret key authentication"
+#: How long clients gather records before they send them. Every batch is one durable write.
+FLUSH_MS: Final = b"50"
+_WRITE_HEADERS: Final = (
+    b"x-s2-access-token, x-s2-stream-name, x-s2-basin, x-s2-endpoint, x-s2-flush-interval-ms"
+)
 
 Endpoint = Callable[[Call, Io, "Send"], Awaitable[Answer | None]]
 
@@ -121,10 +128,55 @@ async def append(call: Call, io: Io, send: Send) -> Answer:
 
 
 async def initialize(call: Call, io: Io, send: Send) -> Answer:
-    """PUT …/:io: direct writes to the store (§5.2), which this server does not offer."""
+    """PUT …/:io: what it takes to write a channel through the write endpoint (§5.2)."""
+    caller = await call.authenticate(public=True)
+    key = call.params["session"]
+    services = call.services
+    session = await services.sessions.find(caller.environment_id, key)
+    require(caller, "write", _forms(key, session))
     call.shape = Shape.TEXT
-    await call.authenticate(public=True)
-    raise NotImplementedHere(NO_INITIALIZE)
+    if io == "out":
+        require_secret(caller, NO_INITIALIZE)
+    if session is None and key.startswith("session_"):
+        raise SessionNotFound("Session not found", should_retry=False)
+    if session is not None:
+        _check_initializable(services, session)
+        key = session.key
+    ticket, token = services.direct.issue(
+        caller.environment_id, key, io, until_ms=caller.expires_at_ms
+    )
+    headers = (
+        (b"x-s2-access-token", token.encode()),
+        (b"x-s2-stream-name", ticket.stream.encode()),
+        (b"x-s2-basin", ticket.basin.encode()),
+        (b"x-s2-endpoint", _write_endpoint(call).encode("latin-1")),
+        (b"x-s2-flush-interval-ms", FLUSH_MS),
+        (b"access-control-expose-headers", _WRITE_HEADERS),
+    )
+    return answer({"version": "v2"}, 202, headers)
+
+
+def _check_initializable(services: Services, session: Session) -> None:
+    try:
+        services.inbox.check_open(session)
+    except SessionClosedError:
+        # 400 and not 409, which clients of the original would try again.
+        raise InvalidRequest("Cannot initialize a channel on a closed session") from None
+
+
+def _write_endpoint(call: Call) -> str:
+    """Where this caller reaches the write endpoint.
+
+    Unless settings say, it is where the caller reached us: a server that listens on all addresses
+    does not know by which of them it is known.
+    """
+    services = call.services
+    if services.settings.direct_url is not None:
+        return services.settings.direct_url.rstrip("/")
+    host = call.header(b"host")
+    if services.settings.public_url is not None or host is None:
+        return services.base_url + paths.WRITES
+    return f"{call.scope.get('scheme', 'http')}://{host}{paths.WRITES}"
 
 
 class _OutRecord(msgspec.Struct, kw_only=True):

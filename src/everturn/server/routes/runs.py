@@ -1,4 +1,4 @@
-"""Tasks and runs over HTTP: trigger, retrieve, list, cancel, metadata, tags, result (§9)."""
+"""Tasks and runs over HTTP: trigger, retrieve, list, cancel, replay, metadata, tags (§9)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from everturn.server.routes.calls import (
     query_error,
 )
 from everturn.server.services.results import execution_result, run_item, run_view
+from everturn.server.services.trigger_options import STORED
 from everturn.storage.ports.state import RunFilter
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _FILTERS: Final = frozenset(
     }
 )
 #: Filters on what runs here never have: a list filtered by one is empty.
-_NEVER: Final = ("filter[region]", "filter[schedule]", "filter[batch]", "filter[bulkAction]")
+_NEVER: Final = ("filter[region]", "filter[schedule]", "filter[bulkAction]")
 _CLAIMS_HEADER: Final = b"x-trigger-jwt-claims"
 _STATES: Final[dict[str, tuple[RunState, ...]]] = {
     name: tuple(state for state, public in PUBLIC_STATUS.items() if public == name)
@@ -60,6 +61,14 @@ Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 
 class _Tags(msgspec.Struct):
     tags: Tag | list[Tag]
+
+
+class _Reschedule(msgspec.Struct):
+    delay: str | int | float
+
+
+class _KeyReset(msgspec.Struct):
+    taskIdentifier: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 async def trigger(call: Call) -> Answer:
@@ -88,8 +97,30 @@ async def retrieve(call: Call) -> Answer:
     run = await call.services.state.run(call.caller.environment_id, call.params["run"])
     if run is None:
         raise RunNotFound("Not found", should_retry=True)
-    require(call.caller, "read", run_resources(run.id, run.task_id, run.tags))
-    return answer(run_view(run, call.services.clock.now_ms()))
+    require(call.caller, "read", run_resources(run.id, run.task_id, run.tags, run.batch_id))
+    return answer(await _view(call, run))
+
+
+async def _view(call: Call, run: Run) -> dict[str, Any]:
+    """A run with its relatives, and with links where its payload is a stored packet (§9.5)."""
+    now_ms = call.services.clock.now_ms()
+    view = run_view(run, now_ms)
+    if run.payload_type == STORED:
+        del view["payload"]
+        view["payloadPresignedUrl"] = call.services.packets.link(
+            run.environment_id, run.payload.decode("utf-8", "replace"), "GET"
+        )
+    related: dict[str, Any] = {}
+    for name, run_id in (("root", run.root_run_id), ("parent", run.parent_run_id)):
+        found = None
+        if run_id is not None:
+            found = await call.services.state.run(run.environment_id, run_id)
+        if found is not None:
+            related[name] = run_item(found, now_ms)
+    children = (await call.services.state.children(run.id))[: limits.RELATED_RUNS_MAX]
+    if children:
+        related["children"] = [run_item(child, now_ms) for child in children]
+    return view | {"relatedRuns": related}
 
 
 async def page(call: Call) -> Answer:
@@ -108,6 +139,8 @@ async def page(call: Call) -> Answer:
         tags=listed(query, "filter[tag]"),
         versions=listed(query, "filter[version]"),
         queues=listed(query, "filter[queue]"),
+        machines=listed(query, "filter[machine]"),
+        batch_id=query.get("filter[batch]"),
         is_test=None if is_test is None else is_test == "true",
         created_from_ms=created_from,
         created_to_ms=created_to,
@@ -152,6 +185,32 @@ async def cancel(call: Call) -> Answer:
     require(call.caller, "write", run_resources(run.id, run.task_id))
     await call.services.runs.cancel(environment_id, run.id, "canceled over HTTP")
     return answer({"id": run.id})
+
+
+async def replay(call: Call) -> Answer:
+    """POST /api/v1/runs/:run/replay: its payload again, as a new run (§9.7)."""
+    run = await _run(call)
+    return answer({"id": (await call.services.runs.replay(run)).id})
+
+
+async def reschedule(call: Call) -> Answer:
+    """POST /api/v1/runs/:run/reschedule: move a delayed run to another time (§9.7)."""
+    body = decode(await call.body(limits.UPDATE_BODY_BYTES_MAX), _Reschedule)
+    run = await _run(call)
+    return answer(await _view(call, await call.services.runs.reschedule(run, body.delay)))
+
+
+async def reset_key(call: Call) -> Answer:
+    """POST /api/v1/idempotencyKeys/:key/reset: the next run with this key is a new one (§9.3)."""
+    body = decode(await call.body(limits.IDEMPOTENCY_RESET_BYTES_MAX), _KeyReset)
+    require(call.caller, "write", [("runs", None)])
+    key = call.params["key"]
+    released = await call.services.state.release_key(
+        call.caller.environment_id, body.taskIdentifier, key
+    )
+    if not released:
+        raise NotFound(f"No run of {body.taskIdentifier} holds this key", should_retry=False)
+    return answer({"id": key})
 
 
 async def read_metadata(call: Call) -> Answer:

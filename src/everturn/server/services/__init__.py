@@ -36,23 +36,30 @@ class Services:
         master_key: bytes,
     ) -> None:
         # Imported here, because every module below names `Services` in its types.
+        from everturn.server.services.batches import Batches
+        from everturn.server.services.changes import observed
+        from everturn.server.services.direct import Direct
         from everturn.server.services.dispatch import Dispatch
         from everturn.server.services.finishing import Finishing
         from everturn.server.services.inbox import Inbox
         from everturn.server.services.keys import Keys
         from everturn.server.services.links import Links
         from everturn.server.services.outbox import Outbox
+        from everturn.server.services.packets import Packets
+        from everturn.server.services.realtime import Realtime
         from everturn.server.services.recovery import Recovery
         from everturn.server.services.runs import Runs
         from everturn.server.services.sessions import Sessions
         from everturn.server.services.snapshots import Snapshots
         from everturn.server.services.tokens import Tokens
+        from everturn.server.services.waitpoints import Waitpoints
         from everturn.server.services.waits import Waits
 
         self.settings = settings
         self.clock = clock
         self.ids = ids
-        self.state = state
+        #: Whoever follows a run is told after each of its changes.
+        self.state = observed(state, wakeups)
         self.streams = streams
         self.objects = objects
         self.wakeups = wakeups
@@ -65,10 +72,15 @@ class Services:
         self.sessions = Sessions(self)
         self.inbox = Inbox(self)
         self.snapshots = Snapshots(self, master_key)
+        self.direct = Direct(self, master_key)
         self.dispatch = Dispatch(self)
         self.runs = Runs(self)
         self.outbox = Outbox(self)
         self.waits = Waits(self)
+        self.waitpoints = Waitpoints(self)
+        self.batches = Batches(self)
+        self.packets = Packets(self, master_key)
+        self.realtime = Realtime(self)
         self.finishing = Finishing(self)
         self.recovery = Recovery(self)
         self.links = Links(self)

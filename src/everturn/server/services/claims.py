@@ -159,6 +159,9 @@ async def run_info(
     """Everything an attempt needs to start."""
     task = await services.state.task(run.environment_id, run.task_id)
     journal = await services.state.journal(run.id) if run.attempt > 1 else ()
+    payload, payload_type = await services.packets.resolved(
+        run.environment_id, run.payload, run.payload_type
+    )
     consumed = None
     if session is not None:
         consumed = await services.state.consumed(session.id, run.task_id)
@@ -176,8 +179,8 @@ async def run_info(
         # Every earlier attempt that did not fail was interrupted. After a failure the journal
         # is empty, and there is nothing to recover.
         recovered=bool(journal) or run.attempt - 1 > run.failures,
-        payload=run.payload,
-        payload_type=run.payload_type,
+        payload=payload,
+        payload_type=payload_type,
         session_id=session.id if session is not None else None,
         session_key=session.key if session is not None else None,
         cursor=session.cursor.seq_num if session is not None else None,

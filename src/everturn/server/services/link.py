@@ -387,8 +387,13 @@ class Link:
         try:
             for run_id in known & self.untold:
                 run = await self._services.state.run(self.environment.id, run_id)
-                if run is not None and run.state is RunState.RUNNING and run.wait is not None:
-                    self.send(await self._services.waits.wake_frame(run))
+                if run is None or run.state is not RunState.RUNNING or run.wait is None:
+                    continue
+                frame = await self._services.waits.wake_frame(run)
+                # Asked again, because the run may have gone on, even to its next wait, while
+                # the frame was put together.
+                if run_id in self.untold:
+                    self.send(frame)
         except EverturnError as error:
             # The worker comes back with a new Hello, and this begins again.
             log.warning("wake.not_repeated", extra={"error": error.code})

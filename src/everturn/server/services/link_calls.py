@@ -20,6 +20,7 @@ from everturn.errors import (
     EverturnError,
     Fenced,
     InvalidRequest,
+    NotFound,
     ProtocolError,
     RunNotFound,
 )
@@ -128,7 +129,7 @@ async def _suspend(context: Context) -> dict[str, Any]:
     )
     if run is None:
         run = await context.run()
-        if run.state is not RunState.SUSPENDED:
+        if run.state not in (RunState.SUSPENDED, RunState.RESUMING):
             raise Fenced(f"run {run.id} is {run.state} and cannot suspend", run_id=run.id)
     if not await services.waits.wake_if_over(run):
         services.links.timer.moved(wait.until_ms)
@@ -274,6 +275,20 @@ async def _run_result(context: Context) -> Any:
     return None if result is None else msgspec.to_builtins(result, builtin_types=(bytes,))
 
 
+async def _wait_token(context: Context) -> dict[str, Any]:
+    """What a run that waits for a token gets: nothing yet, or its output."""
+    found = await context.services.state.waitpoint(
+        context.link.environment.id, context.param("token", str)
+    )
+    if found is None:
+        raise NotFound("Waitpoint not found")
+    return {
+        "status": found.status,
+        "output": found.output,
+        "output_type": found.output_type,
+    }
+
+
 async def _run_cancel(context: Context) -> dict[str, Any]:
     run_id = context.param("run_id", str)
     run = await context.services.runs.cancel(
@@ -359,6 +374,7 @@ _HANDLERS: Final[Mapping[str, Callable[[Context], Awaitable[Any]]]] = {
     "trigger": _trigger,
     "run.result": _run_result,
     "run.cancel": _run_cancel,
+    "wait.token": _wait_token,
     "metadata": _metadata,
     "tags": _tags,
     "journal.put": _journal_put,

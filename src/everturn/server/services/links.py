@@ -199,6 +199,13 @@ class Links:
         log.info("worker.disconnected", extra={"worker_id": link.worker_id})
         link.ended.set()
 
+    def expect(self, worker_id: str) -> None:
+        """A worker that an earlier process of this server knew has its grace to come back."""
+        if worker_id not in self._links and worker_id not in self._gone:
+            grace_s = limits.RESTART_GRACE_MS / 1000
+            self._gone[worker_id] = self._services.clock.monotonic() + grace_s
+            self.graces.moved(0)
+
     async def give_up_lost(self) -> int:
         """Recover the runs of workers whose link has been lost for longer than its grace."""
         now = self._services.clock.monotonic()

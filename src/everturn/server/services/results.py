@@ -67,6 +67,7 @@ def run_item(run: Run, now_ms: int, *, version_known: bool = True) -> dict[str, 
         "expiredAt": _iso_or_none(run.finished_at_ms if status == "EXPIRED" else None),
         "idempotencyKey": _shown_key(run),
         "version": run.version,
+        "batchId": run.batch_id,
     }
     view.update({name: value for name, value in optional.items() if value is not None})
     if run.metadata is not None:

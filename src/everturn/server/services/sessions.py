@@ -97,10 +97,13 @@ class Sessions:
             metadata=body.metadata,
             expires_at_ms=body.expires_at_ms,
         )
-        if await services.state.task(environment_id, new.task_id) is None:
+        task = await services.state.task(environment_id, new.task_id)
+        if task is None:
             raise Unprocessable(
                 f"Task {new.task_id!r} is not registered in this environment", should_retry=False
             )
+        # A server that has not seen the task's worker itself learns here which queue it named.
+        services.dispatch.knows_queue(environment_id, task.task_id, task.queue)
         try:
             opened = await services.state.open_session(
                 environment_id, new, services.dispatch.session_run, now_ms=services.clock.now_ms()

@@ -129,5 +129,6 @@ def _caller(claims: Claims, token: str) -> Caller:
         skip_columns=tuple(c for c in hidden if isinstance(c, str))
         if isinstance(hidden, list)
         else (),
+        expires_at_ms=None if claims.exp is None else claims.exp * 1000,
         rate_key=f"token:{digest}",
     )

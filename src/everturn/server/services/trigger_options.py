@@ -11,7 +11,10 @@ import msgspec
 from everturn.errors import InvalidRequest, TooLarge, Unprocessable
 from everturn.rules import durations, limits
 
-_KEY_LIFETIME_S: Final = 30 * 24 * 3600
+#: The type of a payload that is the name of a packet (wire-protocol §11).
+STORED: Final = "application/store"
+#: How long an idempotency key finds its run when nobody says otherwise.
+KEY_LIFETIME_S: Final = 30 * 24 * 3600
 _QUEUE_CHARS_MAX: Final = 128
 _DURATION_S_MIN: Final = 5
 
@@ -80,6 +83,8 @@ def payload_of(body: TriggerBody) -> tuple[bytes, str]:
     """`(payload, its type)` as it is stored: packet text, or JSON made of a JSON value (§9.2)."""
     kind = body.options.payload_type
     value = body.payload
+    if kind == STORED and (not isinstance(value, str) or not value):
+        raise InvalidRequest(f"the payload of type {STORED} is the name of a packet")
     if value is msgspec.UNSET:
         data = b""
     elif isinstance(value, str) and kind != "application/json":
@@ -144,14 +149,22 @@ def queue_of(options: TriggerOptions) -> str | None:
 
 def start_of(options: TriggerOptions, now_ms: int) -> int | None:
     """When a delayed run may start, epoch ms; None for at once and for dates in the past."""
-    if options.delay is None:
+    return moment_of(options.delay, now_ms, "delay")
+
+
+def moment_of(value: str | int | float | None, now_ms: int, what: str) -> int | None:
+    """A duration from now or a date, as epoch ms; None for none and for dates in the past.
+
+    Raises Unprocessable, naming `what`, for anything else.
+    """
+    if value is None:
         return None
-    at_ms = _date_ms(options.delay)
+    at_ms = _date_ms(value)
     if at_ms is None:
         try:
-            at_ms = now_ms + round(durations.parse(options.delay) * 1000)
+            at_ms = now_ms + round(durations.parse(value) * 1000)
         except InvalidRequest as error:
-            raise Unprocessable(f"Invalid delay {options.delay!r}") from error
+            raise Unprocessable(f"Invalid {what} {value!r}") from error
     return at_ms if at_ms > now_ms else None
 
 
@@ -160,7 +173,7 @@ def key_expiry(options: TriggerOptions, now_ms: int) -> int | None:
     if options.idempotency_key is None:
         return None
     lifetime_s = durations.idempotency_ttl(options.idempotency_key_ttl or "")
-    return now_ms + (_KEY_LIFETIME_S if lifetime_s is None else lifetime_s) * 1000
+    return now_ms + (KEY_LIFETIME_S if lifetime_s is None else lifetime_s) * 1000
 
 
 def _date_ms(value: str | int | float) -> int | None:

@@ -26,6 +26,7 @@ Sweep = Callable[["Services"], Awaitable[int]]
 
 #: Once when the server starts: what only a crash of the server itself can leave.
 AT_START: Final[Mapping[str, Sweep]] = {
+    "absent_workers": runs.expect_workers,
     "waits_on_finished_runs": relatives.wake_parents,
     "children_of_cancelled_runs": relatives.cancel_children,
     "unread_input": inputs.ensure_readers,

@@ -1,7 +1,7 @@
 """Parents and children: what a crash between an ending and its telling left behind.
 
 Looked at when a server starts, since only a crash can leave these: runs that wait for a run that
-is final, and children of a run that was cancelled.
+is final or for a token that is completed, and children of a run that was cancelled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ALIVE: Final = tuple(state for state in RunState if state not in FINAL)
 
 
 async def wake_parents(services: Services) -> int:
-    """Wake suspended runs whose wait was for a run that is final by now; how many."""
+    """Wake suspended runs whose wait for a run or a token is over by now; how many."""
     woken = 0
     async for run in _runs(services, (RunState.SUSPENDED,)):
-        if run.wait is not None and run.wait.kind == "run":
+        if run.wait is not None and run.wait.kind in ("run", "token"):
             woken += await services.waits.wake_if_over(run)
     return woken
 

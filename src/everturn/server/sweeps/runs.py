@@ -25,6 +25,21 @@ async def expired_workers(services: Services) -> int:
     return len(expired)
 
 
+async def expect_workers(services: Services) -> int:
+    """After a start: workers of the process before this one have the grace of a lost link.
+
+    Their links broke with it. One that was killed together with it would otherwise keep its runs
+    until its lease is over. With several servers a worker may well be connected to another.
+    """
+    if services.settings.servers > 1:
+        return 0
+    now_ms = services.clock.now_ms()
+    for environment in await services.state.environments():
+        for worker in await services.state.live_workers(environment.id, now_ms=now_ms):
+            services.links.expect(worker.id)
+    return 0
+
+
 async def unstarted(services: Services) -> int:
     """Claims that no worker confirmed in time go back to their queue."""
     before_ms = start_overdue_before(services.clock.now_ms())

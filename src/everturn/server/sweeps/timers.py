@@ -16,11 +16,13 @@ _IDLE_S: Final = limits.SWEEP_MS / 1000
 
 
 async def due(services: Services) -> int:
-    """Wake runs whose wait has reached its time; how many."""
+    """Wake runs whose wait has reached its time, and end tokens that have; how many."""
     woken = 0
     now_ms = services.clock.now_ms()
     for run in await services.state.due_runs(now_ms=now_ms, limit=_DUE_MAX):
         woken += await services.waits.wake_if_over(run)
+    for token in await services.state.due_waitpoints(now_ms=now_ms, limit=_DUE_MAX):
+        woken += await services.waitpoints.time_out(token)
     # A delayed run may be claimable since now. That is a hint, not a repair.
     services.links.kick()
     return woken

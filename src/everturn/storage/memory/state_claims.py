@@ -99,6 +99,8 @@ class Claims(Workers):
         waits = [run.wait for run in self._in_states(RunState.SUSPENDED) if run.wait is not None]
         times = [wait.until_ms for wait in waits]
         times += [run.not_before_ms for run in self._in_states(RunState.QUEUED)]
+        tokens = self._waitpoints.values()
+        times += [token.timeout_at_ms for token in tokens if token.completed_at_ms is None]
         return min((time for time in times if time is not None), default=None)
 
     async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:

@@ -59,6 +59,22 @@ class Runs(Tables):
         freed = key[1] != REQUEST and run.state in KEY_FREEING
         return None if freed else run
 
+    async def release_key(self, environment_id: str, task_id: str, key: str) -> bool:
+        self._check_open()
+        return self._run_keys.pop((environment_id, f"task:{task_id}", key), None) is not None
+
+    async def reschedule_run(
+        self, environment_id: str, run_id: str, *, not_before_ms: int, now_ms: int
+    ) -> Run | None:
+        run = await self.run(environment_id, run_id)
+        if run is None or run.state is not RunState.QUEUED or run.attempt > 0:
+            return None
+        if run.not_before_ms is None or run.not_before_ms <= now_ms:
+            return None
+        run = changed(run, not_before_ms=not_before_ms, updated_at_ms=now_ms)
+        self._put_run(run, now_ms=now_ms)
+        return run
+
     async def run(self, environment_id: str | None, run_id: str) -> Run | None:
         self._check_open()
         run = self._runs.get(run_id)
@@ -84,6 +100,8 @@ class Runs(Tables):
                 and (not where.tags or bool(set(where.tags) & set(run.tags)))
                 and (not where.versions or run.version in where.versions)
                 and (not where.queues or run.queue in where.queues)
+                and (not where.machines or run.machine in where.machines)
+                and (where.batch_id is None or run.batch_id == where.batch_id)
                 and (where.session_id is None or run.session_id == where.session_id)
                 and (where.is_test is None or run.is_test == where.is_test)
                 and (where.created_from_ms is None or run.created_at_ms >= where.created_from_ms)

@@ -16,6 +16,7 @@ from everturn.errors import InvalidRequest, Unavailable
 from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import FINAL, SLOTTED, RunEvent, RunState, sources
+from everturn.storage.ports.batches import Batch
 from everturn.storage.ports.state import (
     ApiKey,
     Environment,
@@ -27,8 +28,9 @@ from everturn.storage.ports.state import (
     Worker,
     queued_run,
 )
+from everturn.storage.ports.waitpoints import Waitpoint
 
-Row = TypeVar("Row", Session, Run)
+Row = TypeVar("Row", Session, Run, Waitpoint)
 changed = msgspec.structs.replace
 
 
@@ -66,6 +68,14 @@ class Tables:
         #: (environment, scope, key) -> (run id, when the key is free again)
         self._run_keys: dict[tuple[str, str, str], tuple[str, int | None]] = {}
         self._journals: dict[str, dict[int, tuple[str, bytes]]] = {}
+
+        self._waitpoints: dict[str, Waitpoint] = {}
+        #: (environment, active key) -> id, of tokens and of batches.
+        self._waitpoint_keys: dict[tuple[str, str], str] = {}
+        self._batches: dict[str, Batch] = {}
+        self._batch_keys: dict[tuple[str, str], str] = {}
+        #: batch id -> index -> run id
+        self._batch_items: dict[str, dict[int, str]] = {}
 
     def _check_open(self) -> None:
         if self._closed:

@@ -19,6 +19,8 @@ import msgspec
 
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunEvent, RunState
+from everturn.storage.ports.batches import BatchStore
+from everturn.storage.ports.waitpoints import WaitpointStore
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return "ACTIVE"
 
 
-WaitKind = Literal["channel", "until", "run"]
+WaitKind = Literal["channel", "until", "run", "token"]
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     * channel: a record of its session's `in` with `seq_num > after` (`ref` is the session key)
     * until: the clock only
     * run: the run named by `ref` becoming final
+    * token: the wait token named by `ref` being completed, or timing out by its own clock
     """
 
     kind: WaitKind
@@ -129,6 +132,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     root_run_id: str | None = None
     depth: int = 0
     trigger_function: str = "trigger"
+    batch_id: str | None = None
     is_test: bool = False
 
 
@@ -175,6 +179,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     root_run_id: str | None = None
     depth: int = 0
     trigger_function: str = "trigger"
+    batch_id: str | None = None
     is_test: bool = False
     started_at_ms: int | None = None
     executed_at_ms: int | None = None
@@ -213,6 +218,7 @@ def queued_run(environment_id: str, new: NewRun, *, now_ms: int) -> Run:
         root_run_id=new.root_run_id,
         depth=new.depth,
         trigger_function=new.trigger_function,
+        batch_id=new.batch_id,
         is_test=new.is_test,
     )
 
@@ -272,7 +278,9 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()  # any of
     versions: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
     session_id: str | None = None
+    batch_id: str | None = None
     is_test: bool | None = None
     created_from_ms: int | None = None
     created_to_ms: int | None = None
@@ -291,8 +299,11 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 MakeRun = Callable[[Session, str | None], NewRun]
 
 
-class StateStore(Protocol):
-    """Sessions, runs, queues, workers and keys. Any call may raise Unavailable."""
+class StateStore(WaitpointStore, BatchStore, Protocol):
+    """Sessions, runs, queues, workers and keys, and what `waitpoints.py` and `batches.py` add.
+
+    Any call may raise Unavailable.
+    """
 
     # --- environments and keys ---------------------------------------------------------------
 
@@ -462,6 +473,16 @@ class StateStore(Protocol):
         """
         ...
 
+    async def release_key(self, environment_id: str, task_id: str, key: str) -> bool:
+        """Forget an idempotency key: the next run with it is a new one. False: nobody held it."""
+        ...
+
+    async def reschedule_run(
+        self, environment_id: str, run_id: str, *, not_before_ms: int, now_ms: int
+    ) -> Run | None:
+        """Move a delayed run: QUEUED, never claimed, `not_before_ms` still to come. Else None."""
+        ...
+
     async def run(self, environment_id: str | None, run_id: str) -> Run | None:
         """A run; `environment_id=None` is for the server's own use."""
         ...
@@ -569,7 +590,8 @@ class StateStore(Protocol):
         ...
 
     async def next_due_ms(self) -> int | None:
-        """The earliest `wait.until_ms` of a suspended run or `not_before_ms` of a queued one."""
+        """The earliest `wait.until_ms` of a suspended run, `not_before_ms` of a queued one or
+        `timeout_at_ms` of a token that is not completed."""
         ...
 
     async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:

@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, Row, Table, select, tuple_
 
 from everturn.errors import InvalidRequest
 from everturn.storage.ports.state import Page, Run, Session
+from everturn.storage.ports.waitpoints import Waitpoint
 from everturn.storage.sql.transaction import Tx
 
-Item = TypeVar("Item", Session, Run)
+Item = TypeVar("Item", Session, Run, Waitpoint)
 
 
 def page_of(

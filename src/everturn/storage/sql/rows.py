@@ -61,7 +61,7 @@ def session_of(row: Row[Any]) -> Session:
     for hidden in ("seq", "unchecked_run_id"):
         del values[hidden]
     values["trigger_config"] = _decode(values["trigger_config"])
-    values["tags"] = _tags(values["tags"])
+    values["tags"] = unpacked_tags(values["tags"])
     # `{}` is not None: what a session holds is given back as it was given.
     values["metadata"] = None if row.metadata is None else _decode(row.metadata)
     values["cursor"] = cursor_of(values.pop("cursor_seq"), values.pop("cursor_decided"))
@@ -107,7 +107,7 @@ def run_of(row: Row[Any]) -> Run:
         values["wait"] = Wait(kind=kind, ref=ref, after=after, until_ms=until_ms)
     values["state"] = RunState(values["state"])
     values["concurrency_key"] = values["concurrency_key"] or None
-    values["tags"] = _tags(values["tags"])
+    values["tags"] = unpacked_tags(values["tags"])
     for name in ("error", "idempotency_options"):
         if values[name] is not None:
             values[name] = _decode(values[name])
@@ -152,5 +152,6 @@ def optional(value: Any) -> bytes | None:
     return None if value is None else _encode(value)
 
 
-def _tags(stored: bytes | None) -> tuple[str, ...]:
+def unpacked_tags(stored: bytes | None) -> tuple[str, ...]:
+    """What `packed` made of tags."""
     return tuple(_decode(stored)) if stored else ()

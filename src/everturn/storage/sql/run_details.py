@@ -60,6 +60,10 @@ def _conditions(where: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(row.version.in_(where.versions))
     if where.queues:
         conditions.append(row.queue.in_(where.queues))
+    if where.machines:
+        conditions.append(row.machine.in_(where.machines))
+    if where.batch_id is not None:
+        conditions.append(row.batch_id == where.batch_id)
     if where.session_id is not None:
         conditions.append(row.session_id == where.session_id)
     if where.is_test is not None:

@@ -39,6 +39,11 @@ _KEY_LOCKED = (
     )
     .with_for_update()
 )
+_DROP_KEY = delete(run_keys).where(
+    run_keys.c.environment_id == bindparam("environment_"),
+    run_keys.c.scope == bindparam("scope_"),
+    run_keys.c.key == bindparam("key_"),
+)
 _DROP_JOURNAL = delete(journal).where(journal.c.run_id == bindparam("run_"))
 _CURRENT_LOCKED = (
     select(sessions.c.current_run_id).where(sessions.c.id == bindparam("id_")).with_for_update()
@@ -108,6 +113,24 @@ def _take_key(
             return holder
     tx.upsert(run_keys, mine)
     return None
+
+
+def release_key(tx: Tx, environment_id: str, task_id: str, key: str) -> bool:
+    held = {"environment_": environment_id, "scope_": f"task:{task_id}", "key_": key}
+    return tx.change(_DROP_KEY, held) > 0
+
+
+def reschedule_run(
+    tx: Tx, environment_id: str, run_id: str, *, not_before_ms: int, now_ms: int
+) -> Run | None:
+    found = lock_run(tx, run_id)
+    if found is None or found.environment_id != environment_id:
+        return None
+    if found.state is not RunState.QUEUED or found.attempt > 0:
+        return None
+    if found.not_before_ms is None or found.not_before_ms <= now_ms:
+        return None
+    return save(tx, found, now_ms=now_ms, not_before_ms=not_before_ms)
 
 
 def find_run(tx: Tx, run_id: str) -> Run | None:

@@ -25,7 +25,7 @@ from everturn.storage.sql.tables import alembic_version, metadata
 
 #: Every revision there is, oldest first. A database at one that is not here comes from a newer
 #: release.
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 HEAD: Final = REVISIONS[-1]
 
 SchemaState = Literal["current", "behind", "ahead", "empty"]

@@ -16,6 +16,7 @@ from everturn.errors import ConfigurationError
 from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunEvent, RunState
+from everturn.storage.ports.batches import Batch, NewBatch
 from everturn.storage.ports.state import (
     ApiKey,
     Environment,
@@ -32,7 +33,9 @@ from everturn.storage.ports.state import (
     Wait,
     Worker,
 )
+from everturn.storage.ports.waitpoints import NewWaitpoint, Waitpoint, WaitpointFilter
 from everturn.storage.sql import (
+    batches,
     claims,
     cursors,
     environments,
@@ -41,6 +44,7 @@ from everturn.storage.sql import (
     schema,
     sessions,
     sweeps,
+    waitpoints,
     workers,
 )
 from everturn.storage.sql.transaction import UNCOUNTED, Database, Settings
@@ -254,6 +258,20 @@ class SqlState:
     ) -> tuple[Run, bool]:
         return await self._db.write(runs.create_run, environment_id, new, now_ms=now_ms)
 
+    async def release_key(self, environment_id: str, task_id: str, key: str) -> bool:
+        return await self._db.write(runs.release_key, environment_id, task_id, key)
+
+    async def reschedule_run(
+        self, environment_id: str, run_id: str, *, not_before_ms: int, now_ms: int
+    ) -> Run | None:
+        return await self._db.write(
+            runs.reschedule_run,
+            environment_id,
+            run_id,
+            not_before_ms=not_before_ms,
+            now_ms=now_ms,
+        )
+
     async def run(self, environment_id: str | None, run_id: str) -> Run | None:
         return await self._db.read(runs.run, environment_id, run_id)
 
@@ -392,3 +410,78 @@ class SqlState:
         return await self._db.write(
             run_details.journal_put, run_id, position, key, result, fence=fence
         )
+
+    # --- wait tokens -----------------------------------------------------------------------------
+    async def create_waitpoint(
+        self, environment_id: str, new: NewWaitpoint, *, now_ms: int
+    ) -> tuple[Waitpoint, bool]:
+        return await self._db.write(waitpoints.create_waitpoint, environment_id, new, now_ms=now_ms)
+
+    async def waitpoint(self, environment_id: str | None, waitpoint_id: str) -> Waitpoint | None:
+        return await self._db.read(waitpoints.waitpoint, environment_id, waitpoint_id)
+
+    async def waitpoints(
+        self,
+        environment_id: str,
+        where: WaitpointFilter,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Page[Waitpoint]:
+        return await self._db.read(
+            waitpoints.list_waitpoints,
+            environment_id,
+            where,
+            limit=limit,
+            after=after,
+            before=before,
+        )
+
+    async def complete_waitpoint(
+        self,
+        environment_id: str,
+        waitpoint_id: str,
+        *,
+        now_ms: int,
+        output: bytes | None = None,
+        output_type: str | None = None,
+        timed_out: bool = False,
+    ) -> tuple[Waitpoint, bool] | None:
+        return await self._db.write(
+            waitpoints.complete_waitpoint,
+            environment_id,
+            waitpoint_id,
+            now_ms=now_ms,
+            output=output,
+            output_type=output_type,
+            timed_out=timed_out,
+        )
+
+    async def due_waitpoints(self, *, now_ms: int, limit: int) -> Sequence[Waitpoint]:
+        return await self._db.read(waitpoints.due_waitpoints, now_ms=now_ms, limit=limit)
+
+    async def waiting_on_token(self, waitpoint_id: str) -> Sequence[Run]:
+        return await self._db.read(waitpoints.waiting_on_token, waitpoint_id)
+
+    # --- batches ---------------------------------------------------------------------------------
+    async def create_batch(
+        self, environment_id: str, new: NewBatch, *, now_ms: int
+    ) -> tuple[Batch, bool]:
+        return await self._db.write(batches.create_batch, environment_id, new, now_ms=now_ms)
+
+    async def batch(self, environment_id: str, batch_id: str) -> Batch | None:
+        return await self._db.read(batches.batch, environment_id, batch_id)
+
+    async def add_batch_item(
+        self, environment_id: str, batch_id: str, index: int, run_id: str, *, now_ms: int
+    ) -> bool:
+        return await self._db.write(
+            batches.add_batch_item, environment_id, batch_id, index, run_id, now_ms=now_ms
+        )
+
+    async def batch_items(self, batch_id: str) -> Sequence[tuple[int, str]]:
+        return await self._db.read(batches.batch_items, batch_id)
+
+    async def batch_runs(self, environment_id: str, batch_id: str) -> Sequence[Run]:
+        return await self._db.read(batches.batch_runs, environment_id, batch_id)

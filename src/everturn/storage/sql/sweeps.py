@@ -16,6 +16,7 @@ from everturn.storage.ports.state import Run
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.tables import Values, in_states, runs, version_tasks, workers
 from everturn.storage.sql.transaction import Tx
+from everturn.storage.sql.waitpoints import next_timeout_ms
 from everturn.storage.sql.workers import runs_held
 
 #: A worker stops a run at its `max_duration_s` by itself; past this much more it did not.
@@ -96,7 +97,7 @@ def due_runs(tx: Tx, *, now_ms: int, limit: int) -> Sequence[Run]:
 
 
 def next_due_ms(tx: Tx) -> int | None:
-    times = (tx.scalar(_FIRST_WAIT), tx.scalar(_FIRST_DELAYED))
+    times = (tx.scalar(_FIRST_WAIT), tx.scalar(_FIRST_DELAYED), next_timeout_ms(tx))
     return min((time for time in times if time is not None), default=None)
 
 

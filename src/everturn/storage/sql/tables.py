@@ -229,6 +229,7 @@ runs = Table(
     Column("idempotency_key", String),
     Column("idempotency_options", LargeBinary),
     Column("tags", LargeBinary),
+    Column("batch_id", String),
     # Large columns stand last: SQLite then reads the others without following their pages.
     Column("error", LargeBinary),
     Column("payload_type", String, nullable=False),
@@ -269,6 +270,10 @@ runs = Table(
         "wait_until_ms",
         "seq",
         where="state = 'SUSPENDED' AND wait_until_ms IS NOT NULL",
+    ),
+    _partial("ix_runs_batch", "batch_id", "seq", where="batch_id IS NOT NULL"),
+    _partial(
+        "ix_runs_waiting_token", "wait_ref", where="state = 'SUSPENDED' AND wait_kind = 'token'"
     ),
     _partial("ix_runs_waiting", "wait_ref", where="state = 'SUSPENDED' AND wait_kind = 'run'"),
     _partial("ix_runs_resuming", "worker_id", "place_ms", where="state = 'RESUMING'"),
@@ -315,6 +320,69 @@ journal = Table(
     Column("key", String, nullable=False),
     Column("result", LargeBinary, nullable=False),
     PrimaryKeyConstraint("run_id", "position"),
+)
+
+waitpoints = Table(
+    "waitpoints",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("environment_id", String, nullable=False),
+    Column("created_at_ms", _Ms, nullable=False),
+    Column("timeout_at_ms", _Ms),
+    Column("completed_at_ms", _Ms),
+    Column("timed_out", Boolean, nullable=False),
+    Column("idempotency_key", String),
+    Column("idempotency_expires_ms", _Ms),
+    #: What finds it again, until that time is over (`keyed.py`).
+    Column("active_key", String),
+    Column("tags", LargeBinary),
+    Column("output_type", String),
+    Column("output", LargeBinary),
+    UniqueConstraint("environment_id", "active_key"),
+    Index("ix_waitpoints_page", "environment_id", "created_at_ms", "seq"),
+    _partial(
+        "ix_waitpoints_due",
+        "timeout_at_ms",
+        "seq",
+        where="completed_at_ms IS NULL AND timeout_at_ms IS NOT NULL",
+    ),
+)
+
+waitpoint_tags = Table(
+    "waitpoint_tags",
+    metadata,
+    Column("tag", String),
+    Column("waitpoint_id", String),
+    PrimaryKeyConstraint("tag", "waitpoint_id"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("environment_id", String, nullable=False),
+    Column("run_count", Integer, nullable=False),
+    Column("created_at_ms", _Ms, nullable=False),
+    Column("updated_at_ms", _Ms, nullable=False),
+    Column("sealed_at_ms", _Ms),
+    Column("parent_run_id", String),
+    Column("awaited", Boolean, nullable=False),
+    Column("idempotency_key", String),
+    Column("idempotency_expires_ms", _Ms),
+    Column("token_otu", String),
+    Column("active_key", String),
+    UniqueConstraint("environment_id", "active_key"),
+)
+
+batch_items = Table(
+    "batch_items",
+    metadata,
+    Column("batch_id", String),
+    Column("position", Integer),
+    Column("run_id", String, nullable=False),
+    PrimaryKeyConstraint("batch_id", "position"),
 )
 
 #: Alembic's own table, read by us to see whether anything needs to be migrated.

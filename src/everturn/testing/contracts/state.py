@@ -27,6 +27,11 @@ from everturn.testing.contracts.state_sessions import (
     TestUncheckedSessions,
 )
 from everturn.testing.contracts.state_sweeps import TestSweeps
+from everturn.testing.contracts.state_waitpoints import (
+    TestBatches,
+    TestRunsByRequest,
+    TestWaitTokens,
+)
 from everturn.testing.contracts.state_workers import (
     TestClaims,
     TestClosing,
@@ -39,6 +44,7 @@ from everturn.testing.contracts.state_workers import (
 
 __all__ = [
     "TestARunThatEndsWhileItsSessionIsOpened",
+    "TestBatches",
     "TestChangingASession",
     "TestClaims",
     "TestClosing",
@@ -54,11 +60,13 @@ __all__ = [
     "TestMoves",
     "TestOpeningASession",
     "TestQueueingAgain",
+    "TestRunsByRequest",
     "TestSessionsOfOtherEnvironments",
     "TestSlots",
     "TestSweeps",
     "TestUncheckedSessions",
     "TestVersions",
+    "TestWaitTokens",
     "TestWhatARunCollects",
     "TestWorkers",
 ]

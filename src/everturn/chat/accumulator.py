@@ -1,0 +1,134 @@
+"""`chat.MessageAccumulator`: the history of a loop its author wrote (chat-agent §4.10).
+
+It keeps one list of UI messages and derives the model's messages from it, as a managed agent
+does. Nothing is stored: a loop loads its history from where it keeps it, and says so with
+`set_messages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from everturn.chat import handover as handovers
+from everturn.chat import messages
+from everturn.chat.handover import Handover
+from everturn.chat.history import Lane
+from everturn.chat.state import current_run
+from everturn.errors import TooLarge
+from everturn.rules import limits
+from everturn.tasks.durations import Duration
+
+Message = dict[str, Any]
+
+
+class MessageAccumulator:
+    """The messages of one chat, in both forms."""
+
+    def __init__(self, *, tools: Any = None, lane: Lane | None = None) -> None:
+        """`tools` are asked how the model should see stored results (§4.2.5)."""
+        self._lane = lane if lane is not None else Lane()
+        self._tools = tools
+        self._converted: tuple[int, list[Any]] | None = None
+        self._steering: list[Message] = []
+
+    @property
+    def ui_messages(self) -> list[messages.UIMessage]:
+        """The history as clients see it."""
+        return self._lane.messages
+
+    @property
+    def model_messages(self) -> list[Any]:
+        """The history for the model library; derived again only after a change."""
+        if self._converted is None or self._converted[0] != self._lane.version:
+            from everturn.chat import conversion
+
+            made = conversion.to_model_messages(self._lane.messages, self._tools)
+            self._converted = (self._lane.version, made)
+        return list(self._converted[1])
+
+    def add_incoming(
+        self, incoming: Iterable[Mapping[str, Any]], trigger: str, turn: int
+    ) -> list[Any]:
+        """Take what came in; returns the messages for the model.
+
+        On turn 0 and on a regenerate, messages replace the history; a regenerate without any
+        drops the trailing answer instead. Otherwise they are added: answers to tool calls go
+        onto the message that holds the calls, everything else to the end.
+        """
+        given = [_cleaned(message) for message in messages.repair(list(incoming))]
+        if trigger == "regenerate-message" and not given:
+            self._lane.replace_all(messages.accumulate(self._lane.messages, None, trigger))
+        elif given and (turn == 0 or trigger == "regenerate-message"):
+            self._lane.replace_all(given)
+        else:
+            for message in given:
+                chain = messages.accumulate(self._lane.messages, message, "submit-message")
+                self._lane.replace_all(chain)
+        return self.model_messages
+
+    def add_response(self, message: Mapping[str, Any]) -> Message:
+        """Take an answer: in place where its id is known, else at the end. Returns it, with an id.
+
+        Raises ChatContextError for a message without an id outside of a run.
+        """
+        made = dict(message)
+        if not messages.id_of(made):
+            made["id"] = messages.new_message_id(current_run().runtime.ids)
+        self._lane.upsert(made)
+        return made
+
+    def set_messages(self, ui_messages: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the history. What is no message is left out."""
+        self._lane.replace_all(messages.repair(list(ui_messages)))
+
+    # --- steering --------------------------------------------------------------------------------
+
+    def steer(self, message: Mapping[str, Any]) -> None:
+        """Keep a message for later in the turn; one of a known id is ignored.
+
+        Raises TooLarge when limits.INPUT_BUFFER_MAX wait already.
+        """
+        made = dict(message)
+        if messages.find(self._steering, messages.id_of(made)) is not None:
+            return
+        if len(self._steering) >= limits.INPUT_BUFFER_MAX:
+            raise TooLarge(f"{len(self._steering)} messages wait already, which is the most")
+        self._steering.append(made)
+
+    def drain_steering(self) -> list[Message]:
+        """What was kept and not used; it is gone from here."""
+        drained, self._steering = self._steering, []
+        return drained
+
+    # --- head start ------------------------------------------------------------------------------
+
+    def apply_handover(self, given: Handover) -> None:
+        """Take the first step of an answer; one that is there already is replaced."""
+        self._lane.upsert(given.partial)
+
+    async def consume_handover(
+        self,
+        payload: Mapping[str, Any],
+        *,
+        idle_timeout: Duration | None = None,
+        timeout: Duration | None = None,
+    ) -> tuple[bool, bool]:
+        """Wait for a head start and take it and its history: `(is_final, skipped)`.
+
+        `(False, True)` when this is no boot of a head start, or nothing came.
+        """
+        from everturn.chat.custom import wait_for_handover
+
+        given = await wait_for_handover(payload, idle_timeout=idle_timeout, timeout=timeout)
+        if given is None:
+            return False, True
+        self.set_messages(handovers.head_start_messages(payload))
+        self.apply_handover(given)
+        return given.is_final, False
+
+
+def _cleaned(message: Message) -> Message:
+    if message.get("role") == "assistant":
+        return messages.clean_aborted_parts(message)
+    return message

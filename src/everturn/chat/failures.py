@@ -1,0 +1,30 @@
+"""Telling failures of an author's code from the end of the attempt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from everturn.errors import Fenced, LeaseLost
+
+log = logging.getLogger("everturn.chat")
+
+
+def ends_attempt(error: BaseException) -> bool:
+    """Whether an exception is no failure of the turn but the end of this attempt."""
+    if isinstance(error, Fenced | LeaseLost | MemoryError):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return any(ends_attempt(inner) for inner in error.exceptions)
+    return not isinstance(error, Exception)
+
+
+async def logged(call: Callable[[], Any], name: str) -> None:
+    """Await a hook, or other author's code, whose failure changes nothing (D-13)."""
+    try:
+        await call()
+    except Exception as error:  # author code
+        if ends_attempt(error):
+            raise
+        log.exception("hook.failed: %s", name)

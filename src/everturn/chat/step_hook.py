@@ -1,0 +1,106 @@
+"""The step hook: what happens before every request a turn makes to its model (chat-agent §4.8).
+
+A capability of the model library. Its order is fixed: compaction first, because what comes after
+must not be summarised away; then messages that wait (steering); then messages of the background.
+
+Two lists matter, and they are not the same. `ctx.messages` is the run's own history: what is
+added there is in all its later requests. `request_context.messages` is what this one request
+sends. Messages that join the conversation go into both. A compacted request replaces the second
+only, so that nothing the run has said or heard is forgotten by the library.
+
+It finds the turn through the context. Outside of a turn of a chat agent, and in model runs of
+sub-agents inside a tool, whoever put it there gets an empty hook: nothing waits for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.tools import RunContext
+
+from everturn.chat import compaction
+from everturn.chat.adapters import between
+from everturn.chat.compaction import Compaction
+from everturn.chat.state import ChatRun, TurnState, current_run_or_none
+from everturn.chat.steering import Boundary
+
+
+class StepHook(AbstractCapability[Any]):
+    """Compaction, steering and background messages, for one model run of a turn."""
+
+    def __init__(self, *, only: Compaction | None = None) -> None:
+        """`only`: compact this way and do nothing else; by default, what the agent declares."""
+        self._only = only
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        run = current_run_or_none()
+        if run is None or run.turn is None:
+            return request_context
+        state = run.turn
+        boundary = Boundary(
+            history=ctx.messages,
+            request=list(request_context.messages),
+            steps=[m for m in ctx.messages if _is_step(m, ctx.run_id)],
+            run_id=ctx.run_id or "",
+            show=shower(run),
+        )
+        await self._compact(run, state, boundary)
+        if self._only is None:
+            joined = await run.steering.at_boundary(run, state, boundary)
+            _join(ctx, boundary, joined)
+            _join(ctx, boundary, run.background.take(run.lane.messages))
+        request_context.messages = boundary.request
+        return request_context
+
+    async def _compact(self, run: ChatRun, state: TurnState, boundary: Boundary) -> None:
+        config = self._only or run.agent.options.compaction
+        if config is None:
+            return
+        compacted = await compaction.at_boundary(run, state, config, boundary)
+        if compacted is not None:
+            boundary.request = compacted
+
+
+def _is_step(message: ModelMessage, run_id: str | None) -> bool:
+    return isinstance(message, ModelResponse) and message.run_id == run_id
+
+
+def _join(ctx: RunContext[Any], boundary: Boundary, made: list[ModelMessage]) -> None:
+    """Messages become part of the run: of this request and of all that follow."""
+    for message in made:
+        if isinstance(message, ModelRequest | ModelResponse) and message.run_id is None:
+            message.run_id, message.conversation_id = ctx.run_id, ctx.conversation_id
+    ctx.messages.extend(made)
+    boundary.request.extend(made)
+
+
+def shower(run: ChatRun) -> Callable[..., None]:
+    """How chunks are shown between two steps: in the stream that is being read.
+
+    Where nobody reads the model run as a stream of ours there is no place in it: the chunks go
+    straight to the client, and parts that are kept to the end of the response.
+    """
+    stream = between.current()
+    if stream is not None:
+        return stream.put
+
+    def write(*chunks: dict[str, Any]) -> None:
+        writer = run.writer()
+        for chunk in chunks:
+            writer.write(chunk)
+
+    return write
+
+
+def with_step_hook(capabilities: Any) -> list[Any]:
+    """Capabilities of a model run, with the standard step hook unless they hold one."""
+    given = list(capabilities or ())
+    if any(isinstance(capability, StepHook) for capability in given):
+        return given
+    return [*given, StepHook()]

@@ -1,0 +1,88 @@
+"""Leaving in good order: what waits goes at once, what works is finished (design §4)."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import anyio
+import pytest
+from conversation import Conversations
+
+from everturn.client.agent_chat import AgentChat
+from everturn.testing.processes import System
+
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
+
+#: Ending a hundred waiting chats is a hundred calls to the server, not a wait for any of them.
+PROMPTLY_S = 2.0
+CHATS = 100
+
+
+async def ask_all(conversations: Conversations, chats: list[AgentChat], text: str) -> None:
+    async def ask(chat: AgentChat) -> None:
+        assert await conversations.ask(chat, text) == f"echo: {text}"
+
+    async with anyio.create_task_group() as tasks:
+        for chat in chats:
+            tasks.start_soon(ask, chat)
+
+
+async def test_a_worker_with_a_hundred_warm_chats_leaves_within_two_seconds(
+    system: System, conversations: Conversations
+) -> None:
+    chats = [AgentChat("echo", id=f"warm-{n}") for n in range(CHATS)]
+    await ask_all(conversations, chats, "one")
+    began = time.monotonic()
+    status = system.workers[0].stop()
+    took_s = time.monotonic() - began
+
+    assert status == 0, system.logs()
+    assert took_s < PROMPTLY_S, f"{took_s:.1f} s\n{system.logs()}"
+    # Each goes on with its next message, on a worker that did not exist when it began.
+    await conversations.in_thread(system.start_worker)
+    await ask_all(conversations, chats, "two")
+    for said in ("worker.lost", "run.recovered"):
+        assert said not in system.logs(), system.logs()
+
+
+async def test_a_turn_in_progress_is_finished_before_its_worker_leaves(
+    system: System, conversations: Conversations
+) -> None:
+    stream = await AgentChat("slow", id="busy").send_message("tell me")
+    words = 0
+    async for chunk in stream:
+        assert chunk["type"] != "data-restarted"
+        words += chunk["type"] == "text-delta"
+        if words == 1:
+            system.workers[0].signal(signal.SIGTERM)
+    assert stream.complete
+    assert words == 40
+    assert system.workers[0].stop() == 0, system.logs()
+
+
+async def test_a_second_signal_interrupts_and_the_turn_goes_on_elsewhere(
+    system: System, conversations: Conversations
+) -> None:
+    await conversations.in_thread(system.start_worker)
+    await conversations.in_thread(system.workers[0].stop)
+    stream = await AgentChat("slow", id="cut").send_message("tell me")
+    restarts = 0
+    async for chunk in stream:
+        restarts += chunk["type"] == "data-restarted"
+        if chunk["type"] == "text-delta" and len(system.workers) == 2:
+            await conversations.in_thread(system.start_worker)
+            system.workers[1].signal(signal.SIGTERM)
+            system.workers[1].signal(signal.SIGINT)
+    assert stream.complete
+    assert restarts == 1
+    assert system.workers[1].stop() == 0, system.logs()
+    await conversations.settled("cut", 1)
+
+
+async def test_a_clean_stop_of_server_and_worker_is_no_loss(system: System) -> None:
+    assert system.server is not None
+    assert system.server.stop() == 0, system.logs()
+    assert system.workers[0].stop() == 0, system.logs()
+    for said in ("worker.lost", "link.lost", "Traceback"):
+        assert said not in system.logs(), system.logs()
