@@ -253,7 +253,7 @@ async def run_one(kind: str, options: argparse.Namespace) -> tuple[float, int]:
         sent = (await told())["sent"]
         deadline = time.monotonic() + 5
         # A poll, because an event would cost the reading side a check per read.
-        while ReaderProtocol.total < sent and time.monotonic() < deadline:  # noqa: ASYNC110
+        while ReaderProtocol.total < sent and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         process.stdin.write(b"drained\n")
         cpu_s = (await told())["cpu_s"]

@@ -113,18 +113,20 @@ async def wake(system: System, count: int) -> list[float]:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     bare = float(subprocess.check_output([sys.executable, "-c", BARE]))
-    with tempfile.TemporaryDirectory() as folder:
-        with System(Path(folder) / "data", Path(__file__).parent / "apps.py") as system:
-            process = psutil.Process(system.workers[0].pid)
-            asyncio.run(create(system, 50))
-            asyncio.run(waiting(system, 50))
-            before = process.memory_info().rss
-            started = time.perf_counter()
-            asyncio.run(create(system, count))
-            asyncio.run(waiting(system, count))
-            took = time.perf_counter() - started
-            each = (process.memory_info().rss - before) / (count - 50) / 1024
-            times = asyncio.run(wake(system, count))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        System(Path(folder) / "data", Path(__file__).parent / "apps.py") as system,
+    ):
+        process = psutil.Process(system.workers[0].pid)
+        asyncio.run(create(system, 50))
+        asyncio.run(waiting(system, 50))
+        before = process.memory_info().rss
+        started = time.perf_counter()
+        asyncio.run(create(system, count))
+        asyncio.run(waiting(system, count))
+        took = time.perf_counter() - started
+        each = (process.memory_info().rss - before) / (count - 50) / 1024
+        times = asyncio.run(wake(system, count))
     print(
         f"{count} sessions suspended in {took:.0f} s, woken at random: {len(times)}, all answered"
     )

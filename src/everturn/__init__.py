@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from everturn.errors import TaskNotFound as TaskNotFound
     from everturn.errors import WaitTimeoutError as WaitTimeoutError
     from everturn.tasks import batches as batch
+    from everturn.tasks import streams as streams
     from everturn.tasks import tags as tags
     from everturn.tasks import waits as wait
     from everturn.tasks.definition import Queue as Queue
@@ -95,6 +96,7 @@ __all__ = [
     "skills",
     "step",
     "StreamAlreadyConsumed",
+    "streams",
     "tags",
     "task",
     "TaskNotFound",
@@ -132,6 +134,7 @@ _HOMES: Final[dict[str, str]] = {
     "prompts": "everturn.prompts",
     "skills": "everturn.skills",
     "step": "everturn.tasks.steps:step",
+    "streams": "everturn.tasks.streams",
     "tags": "everturn.tasks.tags",
     "task": "everturn.tasks.definition:task",
     "tasks": "everturn.tasks",

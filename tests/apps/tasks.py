@@ -2,7 +2,7 @@
 
 import asyncio
 
-from everturn import metadata, task, tasks, wait
+from everturn import metadata, streams, task, tasks, wait
 
 
 @task("double")
@@ -52,10 +52,13 @@ def sync_waiting(payload):
     return {"said": result.unwrap()}
 
 
-@task("never")
-async def never(payload):
-    """Runs for a minute, unless it is cancelled."""
-    await asyncio.sleep(60)
+@task("sync-approval")
+def sync_approval(payload):
+    """Makes a token, completes it and waits for it, all from a `def` task."""
+    token = wait.create_token(tags=["sync"])
+    wait.complete_token(token, payload)
+    streams.append("told", "story")
+    return wait.for_token(token).unwrap()
 
 
 @task("family")
@@ -65,3 +68,12 @@ async def family(payload):
         [{"task": "double", "payload": {"n": n}} for n in payload["numbers"]]
     )
     return {"batch": results.id, "doubled": [run.output["doubled"] for run in results.runs]}
+
+
+@task("narrator")
+async def narrator(payload):
+    """Writes a few values to streams of its own and of its parent."""
+    for number in range(payload["count"]):
+        await streams.append({"line": number}, "story")
+    await streams.pipe(["a", "b", "c"], "letters")
+    return {"written": payload["count"]}

@@ -50,7 +50,7 @@ def query(path: Path, sql: str) -> list[Any]:
 async def until(path: Path, sql: str, expected: Any) -> None:
     """Wait until a query on the file answers so."""
     with anyio.fail_after(10):
-        while query(path, sql) != [(expected,)]:  # noqa: ASYNC110 - see below
+        while query(path, sql) != [(expected,)]:
             await anyio.sleep(0.005)  # another connection's file tells no event
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
+import httpx2
+import psutil
 import pytest
 from conversation import Conversations
 
 from everturn.client.agent_chat import AgentChat
-from everturn.testing.processes import System
+from everturn.client.config import configure
+from everturn.rules import limits
+from everturn.testing.processes import EverturnProcess, System, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 #: Ending a hundred waiting chats is a hundred calls to the server, not a wait for any of them.
 PROMPTLY_S = 2.0
 CHATS = 100
+APP = Path(__file__).parent.parent / "apps" / "conversations.py"
 
 
 async def ask_all(conversations: Conversations, chats: list[AgentChat], text: str) -> None:
@@ -86,3 +94,57 @@ async def test_a_clean_stop_of_server_and_worker_is_no_loss(system: System) -> N
     assert system.workers[0].stop() == 0, system.logs()
     for said in ("worker.lost", "link.lost", "Traceback"):
         assert said not in system.logs(), system.logs()
+
+
+async def test_a_worker_whose_server_stays_away_does_not_wait_for_it(
+    system: System, conversations: Conversations
+) -> None:
+    stream = await AgentChat("slow", id="alone").send_message("tell me")
+    async for chunk in stream:
+        if chunk["type"] == "text-delta":
+            break
+    system.kill_server()
+    began = time.monotonic()
+    assert system.workers[0].stop() == 0, system.logs()
+    assert time.monotonic() - began < limits.LINK_GRACE_MS / 1000 + PROMPTLY_S
+
+
+async def test_dev_reloads_and_stops_promptly_with_a_hundred_warm_chats(
+    tmp_path: Path, conversations: Conversations
+) -> None:
+    app = tmp_path / "app.py"
+    shutil.copy(APP, app)
+    port = free_port()
+    url, key = f"http://127.0.0.1:{port}", "tr_dev_" + "k" * 24
+    dev = EverturnProcess(
+        ["dev", str(app), "--port", str(port), "--data-dir", str(tmp_path / "dev")],
+        tmp_path / "dev.log",
+        {"EVERTURN_SECRET_KEY": key},
+    )
+    configure(url=url, secret_key=key)
+    try:
+        await ready(url, dev)
+        [old] = psutil.Process(dev.pid).children()
+        chats = [AgentChat("echo", id=f"dev-{n}") for n in range(CHATS)]
+        await ask_all(conversations, chats, "one")
+        app.write_text(app.read_text() + "\n# saved again\n")
+        # Until the new code is connected, and the old process has handed over its chats.
+        await anyio.to_thread.run_sync(old.wait, 10)
+        await ask_all(conversations, chats, "two")
+        began = time.monotonic()
+        assert dev.stop() == 0, dev.log_text()
+        assert time.monotonic() - began < PROMPTLY_S
+    finally:
+        dev.kill()
+
+
+async def ready(url: str, process: EverturnProcess) -> None:
+    """Until a worker serves; poll with a deadline, as for any real process."""
+    async with httpx2.AsyncClient() as client:
+        with anyio.fail_after(30):
+            while True:
+                assert process.running, process.log_text()
+                with suppress(httpx2.TransportError):
+                    if (await client.get(f"{url}/readyz")).status_code == 200:
+                        return
+                await anyio.sleep(0.05)

@@ -11,7 +11,7 @@ import pytest
 from everturn import AgentChat, ChatSessionState, chat, sessions
 from everturn.client.api import Api
 from everturn.client.config import Target
-from everturn.errors import InvalidRequest, NotAllowed
+from everturn.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from everturn.mcp import ChatTools, UnknownChat
 from everturn.protocol import tokens
 from everturn.testing.processes import System
@@ -40,6 +40,12 @@ class TestTools:
             "own-loop": "custom-agent",
             "timekeeper": "agent",
         }
+
+    async def test_a_browsers_token_does_not_list_agents(self, api: Api, system: System) -> None:
+        token = (await chat.create_start_session_action("timekeeper", api=api)("lister"))[0]
+
+        with pytest.raises((NotAllowed, NotAuthenticated)):
+            await Api(Target(system.url, token, None, None)).list_tasks()
 
     async def test_a_message_returns_the_text_of_its_turn_and_the_tools_used(
         self, api: Api
@@ -93,7 +99,9 @@ class TestStartSessionAction:
         assert len({each.session_id for each in started}) == 1
         assert len({each.run_id for each in started}) == 1
 
-    async def test_its_token_talks_to_this_chat_and_no_other(self, api: Api, system: System) -> None:
+    async def test_its_token_talks_to_this_chat_and_no_other(
+        self, api: Api, system: System
+    ) -> None:
         start = chat.create_start_session_action("timekeeper", api=api)
         token = (await start("mine")).public_access_token
         await start("theirs")

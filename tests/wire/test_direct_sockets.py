@@ -36,7 +36,7 @@ class Client:
         hello = self._h2.data_to_send()
         for at in range(4):
             await self._socket.send(hello[at : at + 1])
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         await self._socket.send(hello[4:])
 
     async def post(self, path: str, token: str) -> int:

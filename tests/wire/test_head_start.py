@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from pydantic_ai import Agent
 
-from everturn import AgentChat, ChatSessionState, chat, chat_server, runs
+from everturn import AgentChat, ChatSessionState, chat, chat_server, runs, sessions
 from everturn.chat.adapters.offline import offline_model
 from everturn.chat.reducer import MessageReducer
 from everturn.client.api import Api
@@ -57,17 +57,20 @@ async def posted(
 ) -> AsyncIterator[httpx2.Response]:
     """The answer to the transport's POST."""
     app = chat_server.head_start(agent, run, api=api)
-    async with AsgiTransport(app) as transport, httpx2.AsyncClient(transport=transport) as client:
-        async with client.stream("POST", "http://warm/", json=body) as response:
-            yield response
+    async with (
+        AsgiTransport(app) as transport,
+        httpx2.AsyncClient(transport=transport) as client,
+        client.stream("POST", "http://warm/", json=body) as response,
+    ):
+        yield response
 
 
 async def chunks(response: httpx2.Response) -> list[dict[str, Any]]:
-    found = []
-    async for line in response.aiter_lines():
-        if line.startswith("data: "):
-            found.append(msgspec.json.decode(line.removeprefix("data: ")))
-    return found
+    return [
+        msgspec.json.decode(line.removeprefix("data: "))
+        async for line in response.aiter_lines()
+        if line.startswith("data: ")
+    ]
 
 
 def built(received: list[dict[str, Any]]) -> dict[str, Any]:
@@ -79,9 +82,7 @@ def built(received: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("agent", ["timekeeper", "own-loop"])
-async def test_a_tool_call_is_made_here_and_runs_there_in_one_message(
-    api: Api, agent: str
-) -> None:
+async def test_a_tool_call_is_made_here_and_runs_there_in_one_message(api: Api, agent: str) -> None:
     chat_id = f"tools-{agent}"
     body = {"chatId": chat_id, "headStartMessages": [question("what time is it?")]}
     async with posted(api, agent, first_step, body) as response:
@@ -193,6 +194,29 @@ async def test_a_detached_head_start_that_fails_says_so_to_both_sides(api: Api) 
     with pytest.raises(ValueError, match="no model today"):
         await completion
     await completed(api, chat_id)
+
+
+async def test_a_browser_cannot_speak_for_the_server(api: Api) -> None:
+    body = {
+        "chatId": "forged",
+        "headStartMessages": [question("hello")],
+        "continuation": True,
+        "sessionId": "session_other",
+        "metadata": {"user": 7},
+    }
+    await chat_server.open_session(body, "timekeeper", idle_timeout=1, api=api)
+
+    config = (await sessions.retrieve("forged", api=api)).trigger_config
+    assert config is not None
+    assert config["tags"] == ["chat:forged"]
+    assert config["idleTimeoutInSeconds"] == 1
+    assert config["basePayload"] == {
+        "chatId": "forged",
+        "headStartMessages": [question("hello")],
+        "metadata": {"user": 7},
+        "trigger": "handover-prepare",
+        "idleTimeoutInSeconds": 1,
+    }
 
 
 async def decoded(record: dict[str, Any]) -> dict[str, Any]:

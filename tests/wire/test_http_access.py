@@ -1,4 +1,7 @@
-"""Who may do what over HTTP: credentials, tokens, CORS, rate limits (wire-protocol §1, §3, §17)."""
+"""Who may do what over HTTP (P-12): credentials, tokens, CORS, rate limits.
+
+Wire-protocol §1, §3, §17.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,9 @@ from everturn.server.services.claims import run_info
 
 pytestmark = pytest.mark.anyio
 
+ELEVEN_TAGS = msgspec.json.encode(
+    {"index": 0, "task": "job", "options": {"tags": [str(number) for number in range(11)]}}
+)
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -103,10 +106,7 @@ class TestBatches:
             (b'{"index":2,"task":"job"}', 422),
             (b'{"index":-1,"task":"job"}', 422),
             (b'{"index":0,"task":"nobody"}', 404),
-            (
-                b'{"index":0,"task":"job","options":{"tags":["1","2","3","4","5","6","7","8","9","a","b"]}}',
-                422,
-            ),
+            (ELEVEN_TAGS, 422),
         ],
     )
     async def test_a_bad_item_refuses_its_request_and_keeps_the_ones_before(

@@ -91,6 +91,20 @@ async def test_a_reset_key_starts_a_new_run() -> None:
         assert await triggered(http, idempotencyKey="a/b") != first
 
 
+async def test_a_delayed_run_is_listed_as_such_and_not_as_queued() -> None:
+    async with server() as http:
+        delayed, queued = await triggered(http, delay="1h"), await triggered(http)
+
+        async def listed(status: str) -> set[str]:
+            found = (await http("GET", f"/api/v1/runs?filter[status]={status}")).json
+            return {run["id"] for run in found["data"]}
+
+        assert await listed("DELAYED") == {delayed}
+        assert await listed("QUEUED") == {queued}
+        assert await listed("QUEUED,DELAYED") == {queued, delayed}
+        assert await listed("EXECUTING") == set()
+
+
 async def test_runs_are_listed_by_machine() -> None:
     async with server() as http:
         small = await triggered(http, machine="micro")

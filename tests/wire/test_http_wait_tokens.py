@@ -197,9 +197,7 @@ async def test_an_idempotency_key_and_a_repeated_request_find_the_token() -> Non
 
 async def test_lists_are_filtered_paged_and_without_outputs() -> None:
     async with server() as http:
-        ids = []
-        for number in range(3):
-            ids.append((await created(http, tags=[f"t{number}"]))["id"])
+        ids = [(await created(http, tags=[f"t{number}"]))["id"] for number in range(3)]
         await http("POST", f"{TOKENS}/{ids[0]}/complete", {"data": 1})
 
         page = (await http("GET", f"{TOKENS}?page[size]=2")).json

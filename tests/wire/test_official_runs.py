@@ -114,6 +114,13 @@ def test_a_batch_becomes_runs_in_the_order_of_its_items(drive: Driver) -> None:
     assert seen["ids"][0] == seen["ids"][1]
 
 
+def test_a_stream_of_a_run_is_read_from_any_place(drive: Driver) -> None:
+    seen = drive.run("streams", id=fresh())
+
+    assert seen["seen"] == [{"line": 0}, {"line": 1}, {"line": 2}]
+    assert seen["later"] == ["b", "c"]
+
+
 def test_a_batch_token_starts_one_batch_of_its_task(drive: Driver) -> None:
     """Wire-protocol §3.5: any task may begin, each item's task is checked, one use in all."""
     seen = drive.run("batchToken", id=fresh())

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from everturn.chat import context
 from everturn.chat.accumulator import MessageAccumulator
-from everturn.chat.compaction import Compaction, CompactionState, is_compaction_safe
+from everturn.chat.compaction import (
+    Compaction,
+    CompactionState,
+    CompactMessagesEvent,
+    ShouldCompactEvent,
+    SummarizeEvent,
+    is_compaction_safe,
+)
 from everturn.chat.context import (
     defer,
     end_run,
@@ -68,7 +75,12 @@ from everturn.chat.raw_output import stream
 from everturn.chat.run_options import run_options
 from everturn.chat.skills import skills
 from everturn.chat.state import Turn
-from everturn.chat.steering import PendingMessages
+from everturn.chat.steering import (
+    PendingBatch,
+    PendingInjected,
+    PendingMessages,
+    PendingReceived,
+)
 from everturn.chat.stop_signal import StopSignal, stop_signal
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.chat.tools import Tool, ToolContext, client_tool, streaming_tool, tool
@@ -87,6 +99,7 @@ __all__ = [
     "ChatSession",
     "ChatStartEvent",
     "ChatSuspendEvent",
+    "CompactMessagesEvent",
     "Compacted",
     "CompactedEvent",
     "Compaction",
@@ -96,15 +109,20 @@ __all__ = [
     "HydrateMessagesEvent",
     "LoopTurn",
     "MessageAccumulator",
+    "PendingBatch",
+    "PendingInjected",
     "PendingMessages",
+    "PendingReceived",
     "PreloadEvent",
     "PrepareMessagesEvent",
     "RecoveryBootEvent",
     "RecoveryOverrides",
     "Rebuilt",
     "ResolveToolsEvent",
+    "ShouldCompactEvent",
     "Skipped",
     "StopSignal",
+    "SummarizeEvent",
     "Tool",
     "ToolContext",
     "Turn",

@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from everturn.chat import compaction as compactions
 from everturn.chat import handover as handovers
 from everturn.chat import messages
+from everturn.chat.compaction import Compaction
 from everturn.chat.handover import Handover
 from everturn.chat.history import Lane
-from everturn.chat.state import current_run
+from everturn.chat.state import (
+    current_run,
+    current_run_or_none,
+    current_turn,
+    model_messages,
+)
+from everturn.chat.steering import PendingMessages, Steering
 from everturn.errors import TooLarge
 from everturn.rules import limits
 from everturn.tasks.durations import Duration
@@ -25,12 +33,35 @@ Message = dict[str, Any]
 class MessageAccumulator:
     """The messages of one chat, in both forms."""
 
-    def __init__(self, *, tools: Any = None, lane: Lane | None = None) -> None:
-        """`tools` are asked how the model should see stored results (§4.2.5)."""
-        self._lane = lane if lane is not None else Lane()
+    def __init__(
+        self,
+        *,
+        tools: Any = None,
+        compaction: Compaction | None = None,
+        pending_messages: PendingMessages | None = None,
+    ) -> None:
+        """In a custom agent this is the history of the run: `chat.history` sees it too.
+
+        Args:
+            tools: asked how the model should see stored results (§4.2.5).
+            compaction: when and how a long conversation goes on from a summary.
+            pending_messages: what becomes of messages that arrive during a turn. They are taken
+                from the run's FIFO by the step hook; no handler has to collect them.
+
+        Raises ChatContextError for the last two outside of a run.
+        """
+        run = current_run_or_none()
+        self._run = run if run is not None and run.agent.kind == "custom-agent" else None
+        self._lane = Lane() if self._run is None else self._run.lane
         self._tools = tools
         self._converted: tuple[int, list[Any]] | None = None
         self._steering: list[Message] = []
+        if compaction is not None:
+            current_run().compaction = compaction
+        if pending_messages is not None:
+            run = current_run()
+            run.steering = Steering(pending_messages)
+            run.steering.watch(run)
 
     @property
     def ui_messages(self) -> list[messages.UIMessage]:
@@ -40,6 +71,8 @@ class MessageAccumulator:
     @property
     def model_messages(self) -> list[Any]:
         """The history for the model library; derived again only after a change."""
+        if self._run is not None and self._tools is None:
+            return model_messages(self._run, self._run.turn)
         if self._converted is None or self._converted[0] != self._lane.version:
             from everturn.chat import conversion
 
@@ -100,6 +133,30 @@ class MessageAccumulator:
         """What was kept and not used; it is gone from here."""
         drained, self._steering = self._steering, []
         return drained
+
+    def prepare_step(self) -> Any:
+        """The step hook of compaction and steering; None when there is neither.
+
+        A capability of the model library: `Agent(…, capabilities=[history.prepare_step()])`.
+        """
+        run = self._run
+        if run is None or (run.compaction is None and run.steering.config is None):
+            return None
+        from everturn.chat.step_hook import StepHook
+
+        return StepHook()
+
+    async def compact_if_needed(self, usage: Any) -> bool:
+        """Compact after an answer that cost `usage`, if the author wants it. True if it was.
+
+        Raises ChatContextError outside of a turn of a custom agent.
+        """
+        state = current_turn()
+        run = current_run()
+        before = run.lane_start
+        state.usage = usage
+        await compactions.outer(run, state, lambda: self.model_messages)
+        return run.lane_start is not before
 
     # --- head start ------------------------------------------------------------------------------
 

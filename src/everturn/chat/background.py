@@ -17,11 +17,9 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from anyio.abc import TaskGroup
 
 from everturn.chat.failures import logged
@@ -30,6 +28,7 @@ from everturn.clock import Clock
 from everturn.errors import TooLarge
 from everturn.rules import limits
 from everturn.tasks.racing import within
+from everturn.tasks.signals import Notice
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage
@@ -45,7 +44,7 @@ class Deferred:
 
     def __init__(self) -> None:
         self._open = 0
-        self._settled = anyio.Event()
+        self._settled = Notice()
 
     def begin(self) -> None:
         self._open += 1
@@ -53,7 +52,7 @@ class Deferred:
     def end(self) -> None:
         self._open -= 1
         if self._open == 0:
-            settled, self._settled = self._settled, anyio.Event()
+            settled, self._settled = self._settled, Notice()
             settled.set()
 
     async def settle(self, clock: Clock) -> None:
@@ -70,7 +69,7 @@ class Background:
         self._running = 0
         #: What was deferred before the first turn, which takes it over.
         self.early = Deferred()
-        self._queue: deque[Any] = deque()
+        self._queue: list[Any] = []
         self._placed: list[_Placed] = []
 
     # --- chat.defer ------------------------------------------------------------------------------
@@ -175,9 +174,9 @@ class Background:
         return lane
 
     def _taken(self) -> list[ModelMessage]:
-        taken = [made for item in self._queue for made in _as_model_messages(item)]
-        self._queue.clear()
-        return taken
+        # Emptied first: what cannot be converted must not fail every turn from here on.
+        waiting, self._queue = self._queue, []
+        return [made for item in waiting for made in _as_model_messages(item)]
 
     def _put(self, ui_messages: Sequence[Message], taken: list[ModelMessage]) -> None:
         if not taken:

@@ -21,7 +21,6 @@ and the turn goes on. Other functions of the author fail the turn, as any code i
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from everturn.chat import hooks
 from everturn.chat.failures import ends_attempt, logged
+from everturn.chat.hooks import call_declared
 from everturn.chat.messages import UIMessage, id_of
 from everturn.chat.parts import Message, is_tool_part, parts_of
 from everturn.chat.prepare import prepared
@@ -186,7 +186,7 @@ async def at_boundary(
         return await prepared(run, state, done.rebuilt(boundary.history), "compaction-rebuild")
     if not boundary.steps or not is_settled(boundary.history):
         return None
-    if not await _asked(config.should_compact, _should(run, state, boundary)):
+    if not await call_declared(config.should_compact, _should(run, state, boundary)):
         return None
     made = await _compact(run, state, config, boundary)
     if made is None:
@@ -265,7 +265,7 @@ async def settle(run: ChatRun, state: TurnState, response: Message | None) -> No
     Called before the response joins the lane: it comes after the summary, whole.
     """
     response_id = id_of(response) if response is not None else ""
-    done, config = state.compacted, run.agent.options.compaction
+    done, config = state.compacted, run.compaction
     if done is None:
         return
     # A continued answer is in the lane already; it is not what the summary stands for alone.
@@ -278,7 +278,7 @@ async def settle(run: ChatRun, state: TurnState, response: Message | None) -> No
 
 async def outer(run: ChatRun, state: TurnState, lane: Callable[[], list[Any]]) -> None:
     """T29: compact between turns, if the author wants it. `lane` gives the model messages."""
-    config = run.agent.options.compaction
+    config = run.compaction
     if config is None or state.compacted is not None or state.usage is None or state.stopped:
         return
     from everturn.chat.output import add_usage
@@ -298,7 +298,7 @@ async def outer(run: ChatRun, state: TurnState, lane: Callable[[], list[Any]]) -
         client_data=state.client_data,
         source="outer",
     )
-    if not await _asked(config.should_compact, should):
+    if not await call_declared(config.should_compact, should):
         return
     run.out.write(_chunk("compacting", usage.total_tokens), ours=True)
     event = SummarizeEvent(
@@ -343,9 +343,9 @@ async def _replace_lanes(
     )
     start = [_summary_message(summary)]
     if config is not None and config.compact_model_messages is not None:
-        start = list(await _asked(config.compact_model_messages, event))
+        start = list(await call_declared(config.compact_model_messages, event))
     if config is not None and config.compact_ui_messages is not None:
-        shortened = await _asked(config.compact_ui_messages, event)
+        shortened = await call_declared(config.compact_ui_messages, event)
         run.lane.replace_all(hooks.message_list(shortened, "compact_ui_messages"))
         state.history_changed = True
         covers = run.lane.messages
@@ -361,7 +361,7 @@ def _summary_message(summary: str) -> Any:
 async def _summary(config: Compaction, event: SummarizeEvent) -> str | None:
     """The author's summary; None when there is none, for whatever reason (D-17)."""
     try:
-        summary = await _asked(config.summarize, event)
+        summary = await call_declared(config.summarize, event)
     except Exception as error:  # author code: without a summary everything stays as it is
         if ends_attempt(error):
             raise
@@ -422,11 +422,6 @@ def _chunk(status: str, total_tokens: int | None) -> dict[str, Any]:
     if total_tokens is not None:
         data["totalTokens"] = total_tokens
     return {"type": COMPACTION_CHUNK, "data": data, "transient": True}
-
-
-async def _asked(function: Callable[..., Any], event: Any) -> Any:
-    value = function(event)
-    return await value if inspect.isawaitable(value) else value
 
 
 def is_compaction_safe(ui_messages: Sequence[Message]) -> bool:

@@ -30,6 +30,7 @@ from everturn.chat.parts import (
     Message,
     Part,
     is_dynamic,
+    is_handed_over,
     is_tool_part,
     parts_of,
     tool_name,
@@ -102,7 +103,10 @@ def deferred_results(ui_messages: Sequence[Message]) -> DeferredToolResults | No
     """
     if not ui_messages or ui_messages[-1].get("role") != "assistant":
         return None
-    found = [part for part in parts_of(ui_messages[-1]) if _is_decided(part)]
+    # A call that a head start handed over is no approved one: it is executed, deferred or put to a
+    # person as its tool says, which is what the library does with a call nobody has answered.
+    last = parts_of(ui_messages[-1])
+    found = [part for part in last if _is_decided(part) and not is_handed_over(part)]
     if not found:
         return None
     from pydantic_ai.tools import DeferredToolResults, ToolDenied

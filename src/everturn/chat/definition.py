@@ -153,13 +153,19 @@ class ChatAgent(Generic[ClientT]):
             return payload
         return _validated(self._action, payload)
 
-    def error_text(self, error: BaseException) -> str:
-        """What a client is shown of an exception."""
+    def error_text(
+        self, error: BaseException, told: Callable[[BaseException], str] | None = None
+    ) -> str:
+        """What a client is shown of an exception; `told` decides before the agent's `on_error`."""
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        told = self.options.stream_options.on_error
+        told = told or self.options.stream_options.on_error
         if told is not None:
-            return str(told(error))
+            try:
+                return str(told(error))
+            except Exception:  # author code, which is asked because something failed already
+                log.exception("hook.failed: on_error")
+                return NO_WORDS
         return str(error) or NO_WORDS
 
     # --- the worker's side ---------------------------------------------------------------------
@@ -194,12 +200,10 @@ class ChatAgent(Generic[ClientT]):
             nonlocal output
             run = ChatRun(self, runtime, tasks, payload, observer or NoObserver())
             own = OwnSession(runtime, tasks, after=lambda: self.raw_cursor(run))
-            token = _run.set(run)
-            try:
-                with binding.bound(own.find):
-                    output = await self.drive(run)
-            finally:
-                _run.reset(token)
+            # Not put back: an attempt is a task of its own, and there are many that wait here.
+            _run.set(run)
+            binding.enter(own.find)
+            output = await self.drive(run)
 
         await turn_loop.with_tasks(work)
         return output

@@ -8,10 +8,11 @@ and whether that was already the whole answer. What this module promises about i
 * **One message.** The turn that takes a handover goes on in the same message: it writes no
   `start` of its own, because the warm side's is on `.out` already. A replay of the log therefore
   finds one segment, and a browser one message.
-* **Calls run once, here.** Pending tool calls become parts in the state `approval-responded`: what
-  the model library does with an approved call, executing it before the next request, is exactly
-  what has to happen. The approvals are markers of the protocol, nobody gave them: they are taken
-  out of the message when the call has its result.
+* **Calls run once, here.** Pending tool calls become parts in the state `approval-responded`, and
+  the model library gets them as calls that nobody has answered: before its next request it runs
+  them, or defers them to a client, or asks a person, as each tool says. The approvals are markers
+  of the protocol and nobody's consent, so they are never passed on as such, and they leave the
+  message with the turn.
 * **The history is stored before the turn is committed.** What the user said travels in the boot
   payload only, never on `.in`; a run that died between the two could not find it again.
 * **A dead attempt is told again.** Everything before `data-restarted` is discarded by replay, the
@@ -30,7 +31,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everturn.chat.chunks import message_chunks
 from everturn.chat.messages import new_message_id, repair
-from everturn.chat.parts import Message, Part, is_tool_part, parts_of, tool_name
+from everturn.chat.parts import (
+    Message,
+    Part,
+    is_handed_over,
+    is_tool_part,
+    parts_of,
+    tool_name,
+)
 from everturn.ids import Ids
 from everturn.protocol.records import Input
 from everturn.rules import limits
@@ -130,7 +138,12 @@ def _ui_call(row: Part, result: Mapping[str, Any], *, is_final: bool) -> Part:
     elif not is_final:
         approval_id = result.get("approvalId") or f"{APPROVAL_PREFIX}{call_id}"
         approved = result.get("approved", True) is True
-        part.update(state="approval-responded", approval={"id": approval_id, "approved": approved})
+        approval = {
+            "id": approval_id,
+            "approved": approved,
+            **({"handover": True} if approved else {}),
+        }
+        part.update(state="approval-responded", approval=approval)
     return part
 
 
@@ -292,7 +305,7 @@ def retold(partial: Message) -> Iterator[Part]:
 
 def _as_shown(part: Part) -> Part:
     """A handed-over call as the warm side showed it: waiting for its result."""
-    if not is_tool_part(part) or part.get("state") != "approval-responded":
+    if not is_handed_over(part):
         return part
     return {key: v for key, v in part.items() if key != "approval"} | {"state": "input-available"}
 
@@ -301,15 +314,7 @@ def without_markers(message: Message, handover: Handover | None) -> Message:
     """The message without the approvals that only said that a call is to be executed."""
     if handover is None:
         return message
-    marked = {
-        part["toolCallId"]
-        for part in parts_of(handover.partial)
-        if is_tool_part(part) and part.get("state") == "approval-responded"
-    }
-    parts = [
-        _as_called(part) if is_tool_part(part) and part.get("toolCallId") in marked else part
-        for part in parts_of(message)
-    ]
+    parts = [_as_called(part) if is_handed_over(part) else part for part in parts_of(message)]
     return {**message, "parts": parts}
 
 

@@ -19,11 +19,9 @@ A stop for a turn that has its answer, or for nothing, is consumed silently (rul
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-import anyio
 from anyio.abc import TaskGroup
 
 from everturn.protocol.records import Input, InputCursor, parse_input
@@ -31,7 +29,7 @@ from everturn.rules import limits
 from everturn.rules.boot import target_of
 from everturn.tasks.channels import SessionInput, within
 from everturn.tasks.runtime import RunRuntime
-from everturn.tasks.signals import Signal
+from everturn.tasks.signals import Notice, Signal
 
 #: The seq_num of a message that was never on `.in`: from the boot payload, or made by a hook.
 NOWHERE = -1
@@ -49,7 +47,8 @@ class Intake:
         self._base = cursor
         self._floor = cursor.seq_num
         self._decided: set[int] = set(cursor.decided)
-        self._fifo: deque[Input] = deque()
+        #: A list, because an empty one costs nothing; taking from its front is rare.
+        self._fifo: list[Input] = []
         #: Open seq_nums in rising order: received, and not covered by a turn-complete.
         self._open: dict[int, None] = {}
         #: Reasons of stops whose message waits in the FIFO.
@@ -60,11 +59,11 @@ class Intake:
         self._stop: Signal | None = None
         self._expects_handover = False
         self._handover: Input | None = None
-        self._handed_over = anyio.Event()
+        self._handed_over = Notice()
         self._watchers: list[Callable[[], object]] = []
         self._listening = False
-        self._arrival = anyio.Event()
-        self._taken = anyio.Event()
+        self._arrival = Notice()
+        self._taken = Notice()
         self.source: SessionInput[Input] = SessionInput(
             runtime, tasks, decode=parse_input, after=cursor.seq_num, room=self._room
         )
@@ -100,7 +99,7 @@ class Intake:
 
     def drop_head(self) -> None:
         """Take the head without a turn: it needs none."""
-        self.decide(self._fifo.popleft().seq_num)
+        self.decide(self._fifo.pop(0).seq_num)
 
     def waiting(self) -> tuple[Input, ...]:
         """What is in the FIFO, in order of arrival."""
@@ -134,7 +133,7 @@ class Intake:
 
     def begin(self, item: Input | None, stop: Signal) -> Input:
         """Start the turn of the FIFO's head, or of `item` from elsewhere; `stop` is its signal."""
-        current = item if item is not None else self._fifo.popleft()
+        current = item if item is not None else self._fifo.pop(0)
         self._left()
         self._current, self._stop = current, stop
         reason = self._stops.pop(current.seq_num, None)
@@ -149,7 +148,7 @@ class Intake:
         before that leaves it where it was (rulings §1.14).
         """
         if item is None:
-            item = self._fifo.popleft()
+            item = self._fifo.pop(0)
         else:
             self._fifo.remove(item)
         self._left()
@@ -233,7 +232,7 @@ class Intake:
     def _left(self) -> None:
         """Something left the FIFO."""
         if not self._fifo:
-            self._arrival = anyio.Event()
+            self._arrival = Notice()
         self._taken.set()
 
     # --- cursors -------------------------------------------------------------------------------
@@ -297,5 +296,5 @@ class Intake:
 
     async def _room(self) -> None:
         while len(self._fifo) >= limits.INPUT_BUFFER_MAX:
-            self._taken = anyio.Event()
+            self._taken = Notice()
             await self._taken.wait()

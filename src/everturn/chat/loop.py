@@ -26,15 +26,17 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from everturn.chat import compaction, messages
 from everturn.chat import handover as handovers
-from everturn.chat import messages
 from everturn.chat.accumulator import MessageAccumulator
+from everturn.chat.compaction import Compaction
 from everturn.chat.custom import CustomAgent, complete_turn, wait_for_handover
 from everturn.chat.handover import Handover
 from everturn.chat.message_input import arrives, begin_turn
 from everturn.chat.output import Response, add_usage
 from everturn.chat.state import ChatRun, Turn, TurnState, current_run, model_messages
-from everturn.chat.turn import checkpoint, hand_over, response_of
+from everturn.chat.steering import PendingMessages, Steering, keep_joined
+from everturn.chat.turn import checkpoint, end, hand_over, response_of
 from everturn.errors import ChatContextError, InvalidRequest
 from everturn.rules import limits
 from everturn.tasks.durations import Duration
@@ -106,12 +108,19 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
             response = response_of(run, state)
             await response.pipe(source, self.signal)
         run.intake.unstoppable()
-        made = None if self._session.cancelled else self._kept(response)
+        made = None
+        if not self._session.cancelled:
+            checkpoint(run, state)
+            await compaction.settle(run, state, response.message if response else None)
+            made = self._kept(response)
+            state.stopped = self.stopped
+            await compaction.outer(run, state, lambda: model_messages(run, state))
         await self._end()
         return made
 
     def add_response(self, message: Mapping[str, Any]) -> Message:
         """Keep an answer that the author streamed by himself (`chat.pipe_and_capture`)."""
+        keep_joined(self._run, self._state, dict(message))
         made = self._session.accumulator.add_response(message)
         self._state.response = made
         return made
@@ -126,12 +135,19 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
         """Replace the history, for this turn and the later ones of this run."""
         self._session.accumulator.set_messages(ui_messages)
 
+    def prepare_step(self) -> Any:
+        """The step hook of compaction and steering, for a model run of one's own making.
+
+        A capability of the model library; None when the session has neither. `turn.stream`
+        brings it by itself.
+        """
+        return self._session.accumulator.prepare_step()
+
     # --- inside ----------------------------------------------------------------------------------
 
     def _kept(self, response: Response | None) -> Message | None:
         """The answer, cleaned where it was cut, with its data parts, in the history."""
         run, state = self._run, self._state
-        checkpoint(run, state)
         message = None
         if response is not None and response.started:
             state.usage, state.finish_reason = response.usage, response.finish_reason
@@ -155,6 +171,8 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
 
     async def _end(self) -> None:
         run, state = self._run, self._state
+        keep_joined(run, state, state.response)
+        run.steering.drop_unconsumed(run)
         run.total_usage = add_usage(run.total_usage, state.usage)
         run.previous_turn_usage = state.usage
         await complete_turn(run)
@@ -187,7 +205,7 @@ class ChatSession:
         self._turns = 0
         self._ended = False
         #: The history, in both forms.
-        self.accumulator = MessageAccumulator(lane=run.lane)
+        self.accumulator = MessageAccumulator()
 
     @property
     def cancelled(self) -> bool:
@@ -223,7 +241,9 @@ class ChatSession:
             self._signal.on_abort(state.signal.abort)
         turn = self._prepared(state)
         if self._run.upgrade_requested:
+            # The message stays open: it is the successor's first.
             await hand_over(self._run)
+            end(self._run)
             self._ended = True
             raise StopAsyncIteration
         self._turn = turn
@@ -295,6 +315,8 @@ def create_session(
     idle_timeout: Duration = limits.IDLE_TIMEOUT_S,
     timeout: Duration = limits.TURN_TIMEOUT_S,
     max_turns: int = limits.MAX_TURNS,
+    compaction: Compaction | None = None,
+    pending_messages: PendingMessages | None = None,
 ) -> ChatSession:
     """The turns of this chat, for use inside `chat.custom_agent`.
 
@@ -304,6 +326,7 @@ def create_session(
         idle_timeout: how long the run stays warm after a turn.
         timeout: how long the suspended run waits then.
         max_turns: turns of this run; the session goes on in another one.
+        compaction, pending_messages: as of `chat.agent`.
 
     Raises ChatContextError outside of a custom agent.
     """
@@ -312,6 +335,9 @@ def create_session(
         raise ChatContextError("chat.create_session belongs into a chat.custom_agent")
     if max_turns < 1:
         raise InvalidRequest("max_turns is at least 1")
+    run.compaction = compaction
+    run.steering = Steering(pending_messages)
+    run.steering.watch(run)
     return ChatSession(
         run,
         payload,

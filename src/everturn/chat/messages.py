@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from everturn.chat.injected import without_injected
 from everturn.chat.parts import (
     CLIENT_STATES,
     FINAL_STATES,
@@ -252,7 +253,7 @@ def accumulate(
     elif trigger == "submit-message" and incoming is not None:
         stored = find(result, id_of(incoming)) or find_by_tool_call(result, tool_call_ids(incoming))
         if stored is None:
-            result.append(incoming)
+            result = [*without_injected(result, id_of(incoming)), incoming]
         else:
             result[_place(result, stored)] = overlay(stored, incoming)
     return result

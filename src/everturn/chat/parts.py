@@ -40,6 +40,12 @@ def is_tool_part(part: Mapping[str, Any]) -> bool:
     return isinstance(kind, str) and (kind.startswith("tool-") or kind == "dynamic-tool")
 
 
+def is_handed_over(part: Mapping[str, Any]) -> bool:
+    """Whether a call was marked as approved by a head start, which is nobody's approval."""
+    approval = part.get("approval")
+    return isinstance(approval, dict) and approval.get("handover") is True
+
+
 def is_dynamic(part: Mapping[str, Any]) -> bool:
     """Whether a tool part names its tool in `toolName` and not in its type."""
     return part.get("type") == "dynamic-tool"

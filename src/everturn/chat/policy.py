@@ -77,10 +77,17 @@ class Policy:
                 self._refused.add(item.seq_num)
             accepted = True
 
-    def arrived(self, run: ChatRun, item: Input) -> None:
-        """A record joined the FIFO."""
-        if not is_steerable(item):
-            return
+    def watch(self, run: ChatRun) -> None:
+        """Look at what arrives from here on."""
+
+        def arrived() -> None:
+            item = run.intake.newest()
+            if item is not None and is_steerable(item):
+                self._arrived(run, item)
+
+        run.intake.watch(arrived)
+
+    def _arrived(self, run: ChatRun, item: Input) -> None:
         if self._on_busy == "reject" and self._is_busy(run, item):
             self._refused.add(item.seq_num)
         current = run.intake.current

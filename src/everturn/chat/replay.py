@@ -29,10 +29,11 @@ Spec: chat-agent §2.2 B6, §2.4, D-12, D-24; rulings §1.5-§1.7, §1.9.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from everturn.chat.injected import injected_ids
 from everturn.chat.messages import (
     accumulate,
     clean_aborted_parts,
@@ -43,7 +44,7 @@ from everturn.chat.messages import (
 from everturn.chat.parts import Message, Part, parts_of
 from everturn.chat.reducer import MessageReducer
 from everturn.errors import UIMessageStreamError
-from everturn.protocol.chunks import INJECTED_CHUNK, RESERVED_PREFIX
+from everturn.protocol.chunks import RESERVED_PREFIX
 from everturn.protocol.records import (
     RESTARTED_CHUNK,
     TURN_COMPLETE,
@@ -372,16 +373,7 @@ def _message_of(item: Input) -> Message | None:
 
 def _injected_ids(chunks: Iterable[Part]) -> set[str]:
     """Ids of the messages that steering put into the answer (chat-agent §4.5)."""
-    return {message_id for chunk in chunks for message_id in _injected_by(chunk)}
-
-
-def _injected_by(chunk: Part) -> Iterator[str]:
-    data = chunk.get("data")
-    if chunk["type"] == INJECTED_CHUNK and isinstance(data, dict):
-        found = data.get("messageIds")
-        for message_id in found if isinstance(found, list) else ():
-            if isinstance(message_id, str):
-                yield message_id
+    return {message_id for chunk in chunks for message_id in injected_ids(chunk)}
 
 
 def _newest_id(chunks: Iterable[Part]) -> str | None:

@@ -120,6 +120,8 @@ class TurnState:
     deferred: Deferred = field(default_factory=Deferred)
     #: What `chat.set_stream_options` changed for the next stream of this turn.
     stream_options: dict[str, Any] = field(default_factory=dict)
+    #: The options of the turn's newest stream.
+    shown_with: UIStreamOptions | None = None
 
     @property
     def trigger(self) -> str:
@@ -133,6 +135,53 @@ class TurnState:
 
 class ChatRun:
     """Everything a run of a chat agent holds in memory."""
+
+    #: In slots, because a dictionary of so many costs a parked run a kilobyte. It is there for
+    #: what is not named here.
+    __slots__ = (
+        "__dict__",
+        "agent",
+        "background",
+        "chat_id",
+        "client_data",
+        "compaction",
+        "continuation",
+        "ctx",
+        "early_stream_options",
+        "end_requested",
+        "history",
+        "idle_timeout_s",
+        "input_used",
+        "intake",
+        "lane",
+        "lane_start",
+        "observer",
+        "out",
+        "payload",
+        "policy",
+        "preloaded",
+        "previous_run_id",
+        "previous_turn_usage",
+        "prior",
+        "prompt",
+        "restart",
+        "runtime",
+        "session_id",
+        "skills",
+        "started",
+        "steering",
+        "stop_listeners",
+        "tasks",
+        "tokens",
+        "total_usage",
+        "transcript",
+        "trim",
+        "turn",
+        "turn_index",
+        "turn_timeout_s",
+        "turns_started",
+        "upgrade_requested",
+    )
 
     def __init__(
         self,
@@ -167,6 +216,8 @@ class ChatRun:
         self.out = Outlet(runtime)
         self.transcript = Transcript(runtime)
         self.background = Background(tasks)
+        #: A loop an author wrote may have its own of these two.
+        self.compaction = agent.options.compaction
         self.steering = Steering(agent.options.pending_messages)
         self.policy = Policy(agent.options.on_busy)
         #: What the model lane starts from since a compaction.
@@ -204,7 +255,16 @@ class ChatRun:
     def take_stream_options(self, turn: TurnState) -> UIStreamOptions:
         """The options of the turn's next stream; what was set for it alone is used up."""
         changes, turn.stream_options = turn.stream_options, {}
-        return self.agent.options.stream_options.over(changes)
+        turn.shown_with = self.agent.options.stream_options.over(changes)
+        return turn.shown_with
+
+    def error_text(self, error: BaseException) -> str:
+        """What a client is shown of an exception: by the turn's options, then by the agent's."""
+        options = self.turn.shown_with if self.turn is not None else None
+        told = options.on_error if options is not None else None
+        if self.turn is not None:
+            told = self.turn.stream_options.get("on_error", told)
+        return self.agent.error_text(error, told)
 
     def writer(self) -> Writer:
         """A writer for a hook: what it keeps joins the turn in progress, if there is one."""

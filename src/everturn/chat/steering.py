@@ -19,7 +19,6 @@ visibly, in its own turn.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,8 @@ import msgspec
 
 from everturn.chat import hooks
 from everturn.chat.failures import ends_attempt, logged
+from everturn.chat.hooks import call_declared
+from everturn.chat.injected import marked_ids
 from everturn.chat.messages import (
     UIMessage,
     as_object,
@@ -38,7 +39,7 @@ from everturn.chat.messages import (
     repair,
     text_of,
 )
-from everturn.chat.parts import Message, parts_of
+from everturn.chat.parts import Message
 from everturn.errors import ConfigurationError
 from everturn.protocol.chunks import INJECTED_CHUNK
 from everturn.protocol.records import Input
@@ -154,16 +155,25 @@ class Steering:
         """A turn begins: what arrives from here on arrived during it."""
         self._arrived.clear()
 
-    def arrived(self, run: ChatRun, item: Input) -> None:
-        """A record joined the FIFO."""
-        if self.config is None or run.turn is None or not is_steerable(item):
+    def watch(self, run: ChatRun) -> None:
+        """Look at what arrives from here on."""
+        if self.config is None:
             return
+
+        def arrived() -> None:
+            item = run.intake.newest()
+            if item is not None and run.turn is not None and is_steerable(item):
+                self._received(run, run.turn, item)
+
+        run.intake.watch(arrived)
+
+    def _received(self, run: ChatRun, state: TurnState, item: Input) -> None:
         self._arrived[item.seq_num] = None
-        if self.config.on_received is not None:
+        if self.config is not None and self.config.on_received is not None:
             event = PendingReceived(
                 message=as_object(dict(message_of(item) or {})),
                 chat_id=run.chat_id,
-                turn=run.turn.turn,
+                turn=state.turn,
             )
             # Beside the turn, because it may wait: the record is in the FIFO either way.
             run.tasks.start_soon(_told, self.config.on_received, event)
@@ -177,7 +187,7 @@ class Steering:
         if not batch.items:
             return []
         event = _event(run, state, boundary, batch.messages)
-        if not await _asked(config.should_inject, event):
+        if not await call_declared(config.should_inject, event):
             return []
         if not await _is_welcome(run, state, batch):
             return []
@@ -290,7 +300,7 @@ async def _is_welcome(run: ChatRun, state: TurnState, batch: _Batch) -> bool:
 
 async def _model_form(config: PendingMessages, event: PendingBatch) -> list[Any]:
     if config.prepare is not None:
-        made = list(await _asked(config.prepare, event) or ())
+        made = list(await call_declared(config.prepare, event) or ())
         if made and getattr(made[-1], "kind", None) != "request":
             raise TypeError("what PendingMessages.prepare returns must end with a ModelRequest")
         return made
@@ -299,13 +309,8 @@ async def _model_form(config: PendingMessages, event: PendingBatch) -> list[Any]
     return [made for message in event.messages for made in conversion.to_model_messages([message])]
 
 
-async def _asked(function: Callable[..., Any], event: Any) -> Any:
-    value = function(event)
-    return await value if inspect.isawaitable(value) else value
-
-
 async def _told(function: Callable[..., Any], event: Any) -> None:
-    await logged(lambda: _asked(function, event), getattr(function, "__name__", "steering"))
+    await logged(lambda: call_declared(function, event), getattr(function, "__name__", "steering"))
 
 
 # --- the marker ---------------------------------------------------------------------------------
@@ -331,17 +336,6 @@ def _fits(marker: dict[str, Any]) -> bool:
         log.warning("steering.refused: the batch is %d bytes", size)
         return False
     return True
-
-
-def marked_ids(message: Message) -> set[str]:
-    """The ids of the messages that an answer's markers stand for."""
-    found: set[str] = set()
-    for part in parts_of(message):
-        data = part.get("data")
-        if part.get("type") == INJECTED_CHUNK and isinstance(data, dict):
-            listed = data.get("messageIds")
-            found.update(i for i in listed or () if isinstance(i, str))
-    return found
 
 
 def keep_joined(run: ChatRun, state: TurnState, response: Message | None) -> None:

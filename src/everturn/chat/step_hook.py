@@ -8,8 +8,9 @@ added there is in all its later requests. `request_context.messages` is what thi
 sends. Messages that join the conversation go into both. A compacted request replaces the second
 only, so that nothing the run has said or heard is forgotten by the library.
 
-It finds the turn through the context. Outside of a turn of a chat agent, and in model runs of
-sub-agents inside a tool, whoever put it there gets an empty hook: nothing waits for those.
+It finds the turn through the context; outside of a turn it does nothing. `turn.stream` brings one
+by itself. A sub-agent that a tool runs has none, unless its author hands it `chat.run_options()`:
+then what a user says meanwhile reaches the sub-agent, for better or worse.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class StepHook(AbstractCapability[Any]):
         return request_context
 
     async def _compact(self, run: ChatRun, state: TurnState, boundary: Boundary) -> None:
-        config = self._only or run.agent.options.compaction
+        config = self._only or run.compaction
         if config is None:
             return
         compacted = await compaction.at_boundary(run, state, config, boundary)

@@ -127,6 +127,9 @@ def tool(function: Function | None = None, /, **options: Any) -> Any:
     own loop, where `chat.*` works; a `def` runs in a thread, so it may block. What it raises
     becomes the call's error, which the model is told of; the turn goes on.
 
+    A turn whose process died is answered again, and so are its calls: what must happen once keeps
+    `ToolContext.tool_call_id`, which an approved call has in every attempt.
+
     Args:
         name: what the model calls it by; the function's name when left out.
         description: for the model; the docstring when left out.
@@ -137,22 +140,29 @@ def tool(function: Function | None = None, /, **options: Any) -> Any:
         to_model_output: `(output, input, tool_call_id)`, as many of these as it declares, to what
             the model sees; clients see the whole output. Declare the tool on the agent, or it
             holds only for the turn that made the result.
+
+    Raises:
+        ConfigurationError: a name is missing, or what the input is.
     """
     if function is not None:
         return _with_code("server", function, **options)
     return lambda found: _with_code("server", found, **options)
 
 
+@overload
+def streaming_tool(function: Function, /) -> Tool: ...
+@overload
 def streaming_tool(
-    function: Function | None = None,
-    /,
     *,
     name: str | None = None,
     description: str | None = None,
     input: Any = None,
     needs_approval: NeedsApproval = False,
     to_model_output: Function | None = None,
-) -> Any:
+) -> Callable[[Function], Tool]: ...
+
+
+def streaming_tool(function: Function | None = None, /, **options: Any) -> Any:
     """Declare a tool that shows how far it has come: a decorator for an async generator.
 
     Each yield but the last is a preliminary output, shown at once; the last one is the output.
@@ -161,22 +171,13 @@ def streaming_tool(
     wait for something has its newest yield shown meanwhile.
 
     Arguments are those of `tool`.
+
+    Raises:
+        ConfigurationError: the function is no async generator.
     """
-
-    def declare(found: Function) -> Tool:
-        if not inspect.isasyncgenfunction(found):
-            raise ConfigurationError(f"streaming tool {_name(found)!r} is not an async generator")
-        return _with_code(
-            "streaming",
-            found,
-            name=name,
-            description=description,
-            input=input,
-            needs_approval=needs_approval,
-            to_model_output=to_model_output,
-        )
-
-    return declare if function is None else declare(function)
+    if function is not None:
+        return _with_code("streaming", function, **options)
+    return lambda found: _with_code("streaming", found, **options)
 
 
 def client_tool(
@@ -240,6 +241,12 @@ def _with_code(
     needs_approval: NeedsApproval = False,
     to_model_output: Function | None = None,
 ) -> Tool:
+    if inspect.isasyncgenfunction(function) is not (kind == "streaming"):
+        is_one = "no" if kind == "streaming" else "an"
+        raise ConfigurationError(
+            f"tool {_name(function)!r} is {is_one} async generator: those, and only those, are "
+            "declared with `chat.streaming_tool`"
+        )
     if description is None:
         description = inspect.getdoc(function) or ""
     return Tool(

@@ -133,7 +133,7 @@ async def _run(tool: Tool, ctx: RunContext[Any], given: Any) -> Any:
 
 def _text_of(error: Exception) -> str:
     run = current_run_or_none()
-    return run.agent.error_text(error) if run is not None else error_text(error)
+    return run.error_text(error) if run is not None else error_text(error)
 
 
 async def _output(tool: Tool, ctx: RunContext[Any], given: Any, context: ToolContext) -> Any:

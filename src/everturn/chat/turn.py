@@ -426,7 +426,7 @@ async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
     if message is not None and messages.find(run.lane.messages, messages.id_of(message)) is None:
         run.lane.replace_all([*run.lane.messages, message])
     cursor = _decided(run)
-    seq_num = await commit.turn_complete(run, cursor, error=run.agent.error_text(error))
+    seq_num = await commit.turn_complete(run, cursor, error=run.error_text(error))
     state.completed = True
     run.started = run.started or state.trigger != "action"
     state.token, state.client_data, state.stopped = "", None, False

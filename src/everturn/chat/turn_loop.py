@@ -91,14 +91,8 @@ async def drive(run: ChatRun) -> None:
 def _watch(run: ChatRun) -> None:
     """Tell the message policy and steering of what waits, and of what comes."""
     run.policy.booted(run)
-
-    def arrived() -> None:
-        item = run.intake.newest()
-        if item is not None:
-            run.policy.arrived(run, item)
-            run.steering.arrived(run, item)
-
-    run.intake.watch(arrived)
+    run.policy.watch(run)
+    run.steering.watch(run)
 
 
 async def _handle(run: ChatRun, item: Input | None) -> bool:

@@ -93,10 +93,19 @@ class _Dev:
     async def run(self) -> None:
         from everturn.server.assembly import build
 
-        async with build(self._settings) as system, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
-            await tasks.start(self._serve, system)
+        async with build(self._settings) as system, anyio.create_task_group() as serving:
+            await serving.start(self._serve, system)
             self._write_dev_json(system)
+            # The worker leaves before the server does: its runs report as they end.
+            await self._work(system)
+            serving.cancel_scope.cancel()
+        if self._status:
+            raise SystemExit(self._status)
+
+    async def _work(self, system: System) -> None:
+        """Keep a worker running until told to stop; it has left when this returns."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
             supervisor = Supervisor(
                 ["worker", self._app, "--url", self._url, "--log-level", self._settings.log_level],
                 {"EVERTURN_SECRET_KEY": system.secret_key or ""},
@@ -109,8 +118,6 @@ class _Dev:
             tasks.start_soon(self._greet, system)
             if self._reload:
                 tasks.start_soon(self._watch, system, supervisor)
-        if self._status:
-            raise SystemExit(self._status)
 
     async def _serve(
         self, system: System, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -163,14 +170,15 @@ class _Dev:
         from watchfiles import PythonFilter, awatch
 
         path = Path(self._app)
-        folder = path.parent if path.suffix == ".py" else Path.cwd()
-        watched = PythonFilter(ignore_paths=[self._data_dir.absolute()])
-        async for changes in awatch(folder.absolute(), watch_filter=watched, debounce=200):
+        folder = path.parent if path.suffix == ".py" else Path()
+        watched = PythonFilter(ignore_paths=[self._data_dir])
+        async for changes in awatch(folder, watch_filter=watched, debounce=200):
             names = sorted({Path(name).name for _, name in changes})
             console().print(f"[dim]{', '.join(names)} changed[/]")
             try:
                 if path.suffix == ".py":
-                    compile(path.read_bytes(), self._app, "exec")
+                    source = await anyio.Path(path).read_bytes()
+                    compile(source, self._app, "exec")
             except (SyntaxError, ValueError, OSError) as error:
                 stderr().print(f"[red]not reloaded:[/] {error}")
                 continue

@@ -77,7 +77,13 @@ class _Slot:
 
     def __init__(self) -> None:
         self.child: Child | None = None
-        self.retired = False
+        self._retired = False
+
+    def retire(self) -> None:
+        self._retired = True
+
+    def is_retired(self) -> bool:
+        return self._retired
 
 
 class Supervisor:
@@ -143,21 +149,21 @@ class Supervisor:
         return False
 
     async def _retire(self, slot: _Slot) -> None:
-        slot.retired = True
+        slot.retire()
         if slot.child is not None:
             await slot.child.stop(self._grace_s)
 
     async def _keep(self, slot: _Slot) -> None:
         delay = RESTART_S_MIN
         try:
-            while not slot.retired:
+            while not slot.is_retired():
                 if slot.child is None:
                     slot.child = Child(self._arguments, self._environment)
                 started = anyio.current_time()
                 status = await slot.child.wait()
                 if self._on_gone is not None:
                     await self._on_gone(slot.child.worker_id)
-                if slot.retired:
+                if slot.is_retired():
                     return
                 slot.child = None
                 if status == UNUSABLE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import partial
 from typing import Annotated
 
@@ -85,14 +86,7 @@ async def _supervise(
                 on_restart=say,
             )
             tasks.start_soon(supervisor.run)
-        with anyio.open_signal_receiver(*stop_signals()) as received:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             async for _ in received:
                 tasks.cancel_scope.cancel()
                 break
-
-
-def stop_signals() -> tuple[int, ...]:
-    """What asks a process to leave in good order."""
-    import signal
-
-    return (signal.SIGINT, signal.SIGTERM)

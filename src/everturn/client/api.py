@@ -142,6 +142,27 @@ class Api:
         The caller closes the response. Raises what `problems.error_for` makes of other statuses,
         and ApiError without a status when no answer came in time.
         """
+        path = paths.fill(paths.CHANNEL, session=session, io=io)
+        return await self.open_events(
+            path,
+            after=after,
+            timeout_s=timeout_s,
+            peek_settled=peek_settled,
+            subject="session",
+            base_url=base_url,
+        )
+
+    async def open_events(
+        self,
+        path: str,
+        *,
+        after: int | None,
+        timeout_s: int | None = None,
+        peek_settled: bool = False,
+        subject: problems.Subject = "other",
+        base_url: str | None = None,
+    ) -> httpx2.Response:
+        """`open_stream` for any path that answers events."""
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         if after is not None:
             headers["Last-Event-ID"] = str(after)
@@ -149,7 +170,6 @@ class Api:
             headers["Timeout-Seconds"] = str(timeout_s)
         if peek_settled:
             headers["X-Peek-Settled"] = "1"
-        path = paths.fill(paths.CHANNEL, session=session, io=io)
         request, send = await self._request("GET", path, headers=headers, base_url=base_url)
         try:
             with anyio.fail_after(pool.CONNECT_S):
@@ -159,7 +179,7 @@ class Api:
                 content = await _read(response)
         except (httpx2.TransportError, TimeoutError) as error:
             raise ApiError(f"no answer from {request.url.netloc.decode()}: {error!r}") from error
-        raise _refusal(response, content, "session")
+        raise _refusal(response, content, subject)
 
     # --- tokens (§3.4), tasks and runs (§9) ----------------------------------------------------
 
@@ -257,6 +277,22 @@ class Api:
         return await self._call(
             method, "", content=content, base_url=link, link=True, headers=_type_of(kind)
         )
+
+    # --- streams of runs (§13) -------------------------------------------------------------------
+
+    async def write_run_stream(
+        self, run: str, target: str, stream: str, lines: bytes, *, client_id: str
+    ) -> dict[str, Any]:
+        """Add values, one JSON text a line; those of one client id are stored once."""
+        path = paths.fill(paths.RUN_STREAM_WRITE, run=run, target=target, stream=stream)
+        headers = {"Content-Type": "application/x-ndjson", "X-Client-Id": client_id}
+        return await self._json("POST", path, content=lines, headers=headers, subject="run")
+
+    async def send_run_input(
+        self, run: str, stream: str, body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        path = paths.fill(paths.RUN_STREAM_INPUT, run=run, stream=stream)
+        return await self._json("POST", path, body=body, subject="run")
 
     # --- realtime (§12) --------------------------------------------------------------------------
 

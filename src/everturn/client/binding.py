@@ -29,6 +29,11 @@ def bound(find: InRun) -> Iterator[None]:
         in_run.reset(token)
 
 
+def enter(find: InRun) -> None:
+    """`bound` for the rest of the task this is called in, for tasks that end with their work."""
+    in_run.set(find)
+
+
 def handle_in_run(session: str) -> Any:
     """The in-run handle for a session, None outside of its runs."""
     find = in_run.get()

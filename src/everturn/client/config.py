@@ -83,6 +83,11 @@ def use(config: ClientConfig) -> Iterator[None]:
         _used.reset(token)
 
 
+def enter(config: ClientConfig) -> None:
+    """`use` for the rest of the task this is called in, for tasks that end with their work."""
+    _used.set(config)
+
+
 def current() -> Target:
     """What calls made here and now would use."""
     return resolve(_used.get() or ClientConfig(), _configured)

@@ -85,6 +85,11 @@ REALTIME_RUN: Final = "/realtime/v1/runs/{run}"
 REALTIME_RUNS: Final = "/realtime/v1/runs"
 REALTIME_BATCH: Final = "/realtime/v1/batches/{batch}"
 
+# --- streams of runs (§13) ------------------------------------------------------------------
+RUN_STREAM: Final = "/realtime/v1/streams/{run}/{stream}"
+RUN_STREAM_WRITE: Final = "/realtime/v1/streams/{run}/{target}/{stream}"
+RUN_STREAM_INPUT: Final = "/realtime/v1/streams/{run}/input/{stream}"
+
 # --- wait tokens (§14) ----------------------------------------------------------------------
 WAIT_TOKENS: Final = "/api/v1/waitpoints/tokens"
 WAIT_TOKEN: Final = "/api/v1/waitpoints/tokens/{token}"

@@ -82,6 +82,10 @@ PACKET_NAME_CHARS_MAX: Final = 512
 #: Related runs shown with one run.
 RELATED_RUNS_MAX: Final = 100
 
+# --- streams of runs (wire-protocol §13) ----------------------------------------------------
+RUN_STREAM_CHARS_MAX: Final = 128
+RUN_STREAM_APPEND_BYTES_MAX: Final = 512 * KIB
+
 # --- batches (wire-protocol §10) ------------------------------------------------------------
 BATCH_ITEMS_MAX: Final = 1000
 BATCH_BODY_BYTES_MAX: Final = 128 * KIB

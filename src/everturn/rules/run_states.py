@@ -58,9 +58,7 @@ SLOTTED: Final = frozenset({_S.CLAIMED, _S.RUNNING})
 RESIDENT: Final = frozenset({_S.CLAIMED, _S.RUNNING, _S.SUSPENDED, _S.RESUMING})
 
 #: Ends that free an idempotency key: the work was not done (tasks-and-runs §9).
-KEY_FREEING: Final = frozenset(
-    {_S.FAILED, _S.CRASHED, _S.SYSTEM_FAILURE, _S.EXPIRED, _S.TIMED_OUT}
-)
+KEY_FREEING: Final = frozenset({_S.FAILED, _S.CRASHED, _S.SYSTEM_FAILURE, _S.EXPIRED, _S.TIMED_OUT})
 
 TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (_S.QUEUED, _E.CLAIM): _S.CLAIMED,

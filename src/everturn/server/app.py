@@ -43,6 +43,8 @@ from everturn.server.routes.calls import (
 from everturn.server.routes.channels import PREFIX, channels
 from everturn.server.routes.link import link_endpoint
 from everturn.server.routes.reading import READERS, Readers
+from everturn.server.routes.run_streams import PREFIX as STREAMS_PREFIX
+from everturn.server.routes.run_streams import run_streams
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -196,6 +198,9 @@ class App:
         elif raw.startswith(PREFIX):
             scope[READERS] = self.readers
             await channels(scope, receive, send)
+        elif raw.startswith(STREAMS_PREFIX):
+            scope[READERS] = self.readers
+            await run_streams(scope, receive, send)
         elif raw.startswith(endpoint.PREFIX):
             await endpoint.direct(scope, receive, send)
         else:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from everturn.storage.ports.snapshots import ObjectStore
     from everturn.storage.ports.state import Environment, StateStore
     from everturn.storage.ports.streams import StreamStore
+    from everturn.storage.ports.wakeups import Wakeups
 
 log = logging.getLogger("everturn.server")
 
@@ -79,12 +80,16 @@ async def build(
     clock: Clock | None = None,
     ids: Ids | None = None,
     streams: StreamStore | None = None,
+    state: StateStore | None = None,
+    objects: ObjectStore | None = None,
+    wakeups: Wakeups | None = None,
 ) -> AsyncIterator[System]:
     """Open the engines, start the sweeps, hand out the system; stop and close at the end.
 
     Args:
         clock, ids: where time and chance come from; the machine's own by default.
-        streams: an opened stream engine in place of the one the settings name; closed at the end.
+        streams, state, objects, wakeups: opened engines in place of those the settings name; the
+            first two are closed at the end.
 
     Raises ConfigurationError when the settings cannot work.
     """
@@ -93,7 +98,7 @@ async def build(
     async with AsyncExitStack() as stack:
         if settings.folder is not None:
             settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = await _open_state(settings, clock, ids)
+        state = state or await _open_state(settings, clock, ids)
         stack.push_async_callback(state.close)
         streams = streams or await _open_streams(settings, clock)
         stack.push_async_callback(streams.close)
@@ -103,8 +108,8 @@ async def build(
             ids=ids,
             state=state,
             streams=streams,
-            objects=_open_objects(settings),
-            wakeups=_open_wakeups(),
+            objects=objects or _open_objects(settings),
+            wakeups=wakeups or _open_wakeups(),
             master_key=_master_key(settings),
         )
         environment, secret_key = await _open_environment(services)

@@ -146,7 +146,10 @@ def _wire(item: Mapping[str, Any], index: int, batch_key: str | None) -> dict[st
     if batch_key is not None and "idempotencyKey" not in options:
         derived = idempotency.create([batch_key, str(index)], scope="global")
         options["idempotencyKey"] = str(derived)
-    line: dict[str, Any] = {"task": task if isinstance(task, str) else task.task_id, "options": options}
+    line: dict[str, Any] = {
+        "task": task if isinstance(task, str) else task.task_id,
+        "options": options,
+    }
     if item.get("payload") is not None:
         line["payload"] = msgspec.json.decode(codec.encode(item["payload"]))
         options["payloadType"] = codec.JSON

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -85,6 +84,24 @@ class _Waiter(Generic[T]):
 class SessionInput(Generic[T]):
     """The `.in` channel of the run's session. `T` is what `decode` makes of a record."""
 
+    __slots__ = (
+        "_buffer",
+        "_consumed",
+        "_decode",
+        "_ended",
+        "_generation",
+        "_handlers",
+        "_remember",
+        "_reported",
+        "_room",
+        "_runtime",
+        "_scope",
+        "_shrunk",
+        "_tail_cursor",
+        "_tasks",
+        "_waiters",
+    )
+
     def __init__(
         self,
         runtime: RunRuntime,
@@ -108,8 +125,9 @@ class SessionInput(Generic[T]):
         self._tail_cursor = after
         self._remember = remember
         self._consumed = self._reported = after
-        self._buffer: deque[_Item[T]] = deque()
-        self._waiters: deque[_Waiter[T]] = deque()
+        #: Lists, because empty ones cost nothing and full ones are short enough to shift.
+        self._buffer: list[_Item[T]] = []
+        self._waiters: list[_Waiter[T]] = []
         self._handlers: list[Callable[[T], object]] = []
         self._room = room if room is not None else self._buffer_room
         self._shrunk: anyio.Event | None = None
@@ -154,7 +172,7 @@ class SessionInput(Generic[T]):
         """
         self._handlers.append(handler)
         kept = [item for item in self._buffer if not self._offer(handler, item)]
-        self._buffer = deque(kept)
+        self._buffer = kept
         self.open()
 
         def undo() -> None:
@@ -288,7 +306,7 @@ class SessionInput(Generic[T]):
         """Delivery rules 2 to 4 of §6.5."""
         taken = False
         if self._waiters:
-            waiter = self._waiters.popleft()
+            waiter = self._waiters.pop(0)
             waiter.item = item
             waiter.event.set()
             taken = True
@@ -311,7 +329,7 @@ class SessionInput(Generic[T]):
         return answer is True
 
     def _pop(self) -> _Item[T]:
-        item = self._buffer.popleft()
+        item = self._buffer.pop(0)
         self._consumed = item.seq_num
         if self._shrunk is not None:
             self._shrunk.set()
@@ -341,7 +359,7 @@ class SessionInput(Generic[T]):
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         if waiter.item is not None:
-            self._buffer.appendleft(waiter.item)
+            self._buffer.insert(0, waiter.item)
 
     async def _suspended(self, limit_s: float | None) -> _Item[T] | None:
         clock = self._runtime.clock

@@ -170,6 +170,11 @@ def current_or_none() -> RunRuntime | None:
     return _current.get()
 
 
+def enter(runtime: RunRuntime) -> None:
+    """`running` for the rest of the task this is called in, for tasks that end with their work."""
+    _current.set(runtime)
+
+
 @contextmanager
 def running(runtime: RunRuntime) -> Iterator[None]:
     """Make `runtime` the current one inside the block; whoever runs an attempt calls this."""

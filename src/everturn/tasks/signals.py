@@ -1,4 +1,4 @@
-"""Signals: something that may be aborted once, with a reason (chat-agent §8.1)."""
+"""Signals: something that may be aborted once, with a reason (chat-agent §8.1); and notices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,36 @@ import anyio
 
 class Stopped(Exception):
     """Raised by `raise_if_aborted` of a stop signal."""
+
+
+class Notice:
+    """An event that costs nothing until somebody waits for it.
+
+    What waits for its next message holds several that nobody looks at, and there are many of
+    those; an anyio.Event is a kilobyte each.
+    """
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake everybody who waits, now and later."""
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Return once it is set."""
+        if not self._is_set:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
 
 
 class Signal:

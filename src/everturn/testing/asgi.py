@@ -41,7 +41,8 @@ class AsgiTransport(httpx2.AsyncBaseTransport):
         self._client = client
         self._tasks: anyio.abc.TaskGroup | None = None
         self._entered = 0
-        self._exchanges: set[_Exchange] = set()
+        #: A dict, because its order is that of the requests and not of their addresses.
+        self._exchanges: dict[_Exchange, None] = {}
 
     async def __aenter__(self) -> AsgiTransport:
         # An HTTP client enters its transport too, so entering is counted.
@@ -71,7 +72,7 @@ class AsgiTransport(httpx2.AsyncBaseTransport):
         if self._tasks is None:
             raise httpx2.ConnectError("the transport is not open: use `async with`")
         exchange = _Exchange(request.method == "HEAD", await request.aread())
-        self._exchanges.add(exchange)
+        self._exchanges[exchange] = None
         self._tasks.start_soon(self._serve, self._scope(request), exchange)
         try:
             await exchange.started.wait()
@@ -93,7 +94,7 @@ class AsgiTransport(httpx2.AsyncBaseTransport):
                 log.exception("asgi.application_failed")
                 exchange.failure = httpx2.RemoteProtocolError(f"the application failed: {error!r}")
         finally:
-            self._exchanges.discard(exchange)
+            self._exchanges.pop(exchange, None)
             exchange.end()
 
     def _scope(self, request: httpx2.Request) -> MutableMapping[str, Any]:

@@ -6,7 +6,6 @@ moment), keep their data where the caller says, and are stopped by pid.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -201,9 +200,11 @@ class System:
         while time.monotonic() < deadline:
             if not process.running:
                 break
-            with suppress(OSError, urllib.error.URLError, json.JSONDecodeError):
-                with urllib.request.urlopen(self.url + path, timeout=2) as answer:
-                    if answer.status == 200:
-                        return
+            with (
+                suppress(OSError, urllib.error.URLError),
+                urllib.request.urlopen(self.url + path, timeout=2) as answer,
+            ):
+                if answer.status == 200:
+                    return
             time.sleep(0.02)
         raise NotReady(f"{path} never answered 200\n{process.log_text()[-4000:]}")

@@ -8,15 +8,13 @@ connection as long as the lease holds; when the lease ends first, the server dec
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
 import anyio
 import msgspec
 
-from everturn.client.config import ClientConfig, use
+from everturn.client.config import ClientConfig, enter
 from everturn.errors import EverturnError, Fenced, LeaseLost
 from everturn.protocol.runs import RunOutcome
 from everturn.tasks import isolation
@@ -38,6 +36,16 @@ StopReason = Literal["canceled", "timed_out", "drain", "lost"]
 
 class Attempt:
     """One attempt at a run, and the handle its worker stops it by."""
+
+    __slots__ = (
+        "_client",
+        "_definition",
+        "_left_s",
+        "_scope",
+        "_stopped",
+        "_sync_runner",
+        "runtime",
+    )
 
     def __init__(
         self,
@@ -100,33 +108,37 @@ class Attempt:
         return self._cut_short()
 
     async def _author(self) -> RunOutcome | None:
-        async with self._surroundings():
-            try:
-                output = await self._definition.run(self.runtime)
-            except Evicted:
-                return None
-            except (Fenced, LeaseLost) as error:
-                self.lose(error)
-                return None
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # the author's code may raise anything
-                return outcome_of(error, self.runtime)
+        scope = self._surround()
+        try:
+            output = await self._definition.run(self.runtime)
+        except Evicted:
+            return None
+        except (Fenced, LeaseLost) as error:
+            self.lose(error)
+            return None
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # the author's code may raise anything
+            return outcome_of(error, self.runtime)
+        else:
             return RunOutcome(kind="completed", output=output)
+        finally:
+            await self._settle(scope)
 
-    @contextlib.asynccontextmanager
-    async def _surroundings(self) -> AsyncIterator[None]:
-        """What the author's code finds around it: this run, its context, its metadata."""
+    def _surround(self) -> scopes.RunScope:
+        """What the author's code finds around it: this run, its context, its metadata.
+
+        Nothing is put back at the end: an attempt is a task of its own, whose context ends with
+        it, and the frames that would put it back weigh more than all the rest of a parked run.
+        """
         isolation.sync_runner.set(self._sync_runner)
-        with runtimes.running(self.runtime), use(self._client):
-            scope = scopes.of(self.runtime)
-            self.runtime.before_suspend = scope.flush
-            try:
-                yield
-            finally:
-                await self._settle(scope)
+        runtimes.enter(self.runtime)
+        enter(self._client)
+        scope = scopes.of(self.runtime)
+        self.runtime.before_suspend = scope.flush
+        return scope
 
     async def _settle(self, scope: scopes.RunScope) -> None:
         """Make durable what the author wrote, before the outcome says that the run is over."""

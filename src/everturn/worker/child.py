@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from everturn.client import config
 from everturn.clock import Clock, SystemClock
 from everturn.errors import EverturnError, NotInRunError
 from everturn.ids import Ids, RandomIds
@@ -125,6 +126,8 @@ def run_child(app: App, sock: socket.socket) -> int:
     """Run one sync task to its end; the process's exit status."""
     order = packets.receive(sock)
     info = msgspec.convert(order["info"], RunInfo)
+    url, secret_key, branch = order["client"]
+    config.configure(url=url, secret_key=secret_key, branch=branch)
     definition = app.registry.get(info.task_id)
     assert isinstance(definition, Task), f"no task {info.task_id} in the app"
     runtime = ChildRuntime(info, sock)

@@ -32,12 +32,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
@@ -47,6 +48,7 @@ from everturn.errors import LeaseLost, NotAuthenticated, ProtocolError
 from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.rules import limits
+from everturn.worker.calls import OpenCall
 
 log = logging.getLogger("everturn.worker")
 
@@ -87,37 +89,52 @@ class Peer(Protocol):
         ...
 
 
-class OpenCall:
-    """A call whose answer is awaited. `answered` may be shared with another thing waited for."""
+class Socket(Protocol):
+    """What the link needs of a connection.
 
-    __slots__ = ("answered", "frame", "result")
+    It ends with the exceptions of `websockets`: `ConnectionClosed`, or OSError before it stands.
+    """
 
-    def __init__(self, frame: frames.Call, answered: anyio.Event) -> None:
-        self.frame = frame
-        self.answered = answered
-        self.result: frames.Result | errors.EverturnError | None = None
+    @property
+    def subprotocol(self) -> str | None: ...
 
-    def value(self) -> Any:
-        """The answer. Raises what the server answered, or why no answer will come."""
-        if isinstance(self.result, errors.EverturnError):
-            raise self.result
-        assert self.result is not None
-        if self.result.error is not None:
-            raise error_of(self.result.error)
-        return self.result.value
+    async def send(self, message: bytes) -> None: ...
+
+    async def recv(self) -> str | bytes: ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[str | bytes]: ...
+
+
+#: Opens one connection to the server. A system in one process gives its own (`testing/cluster.py`).
+Dial = Callable[[], AbstractAsyncContextManager[Socket]]
 
 
 class Link:
     """One connection to a server, renewed whenever it is lost."""
 
-    def __init__(self, url: str, key: str, peer: Peer, *, clock: Clock, ids: Ids) -> None:
-        """`url` is the server's HTTP address; `key` a secret key of the environment to serve."""
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        peer: Peer,
+        *,
+        clock: Clock,
+        ids: Ids,
+        dial: Dial | None = None,
+    ) -> None:
+        """`url` is the server's HTTP address; `key` a secret key of the environment to serve.
+
+        `dial` opens its connections; WebSockets to `url` when None.
+        """
         self._address = link_address(url)
         self._url = url
         self._key = key
         self._peer = peer
         self._clock = clock
         self._ids = ids
+        self._dial: Dial = dial or self._websocket
         self._packer = frames.Packer(limits.LINK_SLICE_BYTES_MAX)
         self._queue: deque[bytes] = deque()
         self._queued = anyio.Event()
@@ -297,9 +314,8 @@ class Link:
                 ) from None
         return str(error) or type(error).__name__
 
-    async def _connection(self) -> None:
-        """One connection, from its handshake to its end."""
-        async with connect(
+    def _websocket(self) -> connect:
+        return connect(
             self._address,
             additional_headers={"Authorization": f"Bearer {self._key}"},
             subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
@@ -309,7 +325,11 @@ class Link:
             open_timeout=OPEN_S_MAX,
             close_timeout=1.0,
             proxy=None if is_loopback(self._address) else True,
-        ) as socket:
+        )
+
+    async def _connection(self) -> None:
+        """One connection, from its handshake to its end."""
+        async with self._dial() as socket:
             if socket.subprotocol != frames.SUBPROTOCOL:
                 raise ProtocolError(
                     f"{self._url} does not offer {frames.SUBPROTOCOL}: update worker or server"
@@ -328,7 +348,7 @@ class Link:
                 self._queue.clear()
                 self._beats_sent.clear()
 
-    async def _greet(self, socket: ClientConnection) -> None:
+    async def _greet(self, socket: Socket) -> None:
         """Hello and Welcome. On return, everything held has been said again."""
         sent_at = self._clock.monotonic()
         with anyio.fail_after(OPEN_S_MAX):
@@ -364,7 +384,7 @@ class Link:
             raise ProtocolError("the server sent a text message on the link")
         return self._unpacker.decode(message)
 
-    async def _write(self, socket: ClientConnection) -> None:
+    async def _write(self, socket: Socket) -> None:
         """The one writer: everything queued goes into one message, up to a bound."""
         while True:
             await self._queued.wait()
@@ -384,7 +404,7 @@ class Link:
             batch.append(item)
         return batch
 
-    async def _read(self, socket: ClientConnection) -> None:
+    async def _read(self, socket: Socket) -> None:
         async for message in socket:
             for frame in self._decode(message):
                 self._receive(frame)
@@ -408,7 +428,7 @@ class Link:
 
     # --- the lease -----------------------------------------------------------------------------
 
-    async def _beat(self, socket: ClientConnection) -> None:
+    async def _beat(self, socket: Socket) -> None:
         """Heartbeats. A connection whose last two beats were not answered is given up."""
         while True:
             await self._clock.sleep(self._heartbeat_s)
@@ -470,29 +490,3 @@ def _first(group: BaseExceptionGroup[ConnectionClosed]) -> ConnectionClosed:
         found = found.exceptions[0]
     assert isinstance(found, ConnectionClosed)
     return found
-
-
-def _by_code() -> dict[str, type[errors.EverturnError]]:
-    """Error classes that can be rebuilt from `(message, **details)`, by their code."""
-    found: dict[str, type[errors.EverturnError]] = {}
-    for value in vars(errors).values():
-        if (
-            isinstance(value, type)
-            and issubclass(value, errors.EverturnError)
-            and (value.__init__ is errors.EverturnError.__init__ or value is errors.Unavailable)
-        ):
-            found[value.code] = value
-    return found
-
-
-_ERRORS: Final = _by_code()
-
-
-def error_of(error: Mapping[str, Any]) -> errors.EverturnError:
-    """The exception of a Result's `{code, message, details}`."""
-    code = str(error.get("code", "error"))
-    message = str(error.get("message", "")) or code
-    details = error.get("details")
-    if code == errors.CursorTrimmed.code and isinstance(details, Mapping):
-        return errors.CursorTrimmed(int(details.get("first_seq_num", 0)))
-    return _ERRORS.get(code, errors.EverturnError)(message)

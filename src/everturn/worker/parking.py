@@ -3,9 +3,10 @@
 A suspended run is its coroutine and an entry here; it has no task beyond its own, no timer and no
 buffers. What it costs is the garbage collector's attention: a full collection walks every frame
 of every parked run and stops the loop for seconds when there are many. So the collector is told
-to leave them alone: as runs park, everything alive is frozen once per FREEZE_EVERY, and full
-collections are made rare. Frozen objects are never looked at again, and cycles among them would
-stay for ever; `thaw` undoes it when few runs are left.
+to leave them alone: full collections are rare from the start of the process (`calm_collector`),
+and as runs park, everything alive is frozen once per FREEZE_EVERY. Frozen objects are never
+looked at again, and cycles among them would stay for ever; so the young ones are collected first,
+which takes a moment only, and `thaw` undoes it when few runs are left.
 
 Eviction asks the server first (call `evict`), because a message may be waking the run at that
 very moment: the server compares and sets, and the answer `evicted: false` means that the wake won
@@ -27,9 +28,11 @@ from everturn.clock import Clock
 
 log = logging.getLogger("everturn.worker")
 
-FREEZE_EVERY: Final = 1000
-#: Generation-2 collections become this much rarer than the interpreter's default.
-GEN2_THRESHOLD: Final = 100
+#: Often, so that a full collection between two freezes has little to look at.
+FREEZE_EVERY: Final = 250
+#: Objects made before a young collection, young ones before a middle one, middle ones before a
+#: full one. The interpreter's own are (700, 10, 10), for programs that hold little.
+THRESHOLDS: Final = (2_000, 10, 200)
 IDLE_TTL_S: Final = 15 * 60.0
 PARKED_MAX: Final = 200_000
 MEMORY_HIGH: Final = 0.8
@@ -101,8 +104,8 @@ class Parking:
         self._since_freeze = 0
         if not self._frozen:
             self._frozen = True
-            young, middle, _ = gc.get_threshold()
-            gc.set_threshold(young, middle, GEN2_THRESHOLD)
+            gc.set_threshold(*THRESHOLDS)
+        gc.collect(1)
         gc.freeze()
 
     def thaw(self) -> None:
@@ -127,6 +130,13 @@ class Parking:
             evicted = await evict_all(self.overdue())
             if evicted:
                 log.info("run.evicted: let go of %d parked runs, %d left", evicted, len(self))
+
+
+def calm_collector() -> None:
+    """For a process that is a worker: leave alone what its start has made, and look rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
 
 
 async def evict_all(runs: list[Parked]) -> int:

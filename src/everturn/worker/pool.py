@@ -24,6 +24,7 @@ import anyio.to_thread
 import msgspec
 from anyio.abc import TaskGroup, UNIXSocketStream
 
+from everturn.client import config
 from everturn.errors import ConfigurationError, EverturnError, NotInRunError
 from everturn.protocol.runs import RunOutcome
 from everturn.tasks import waits
@@ -182,7 +183,12 @@ class Pool:
     async def run_sync(self, task_id: str, runtime: RunRuntime) -> Any:
         """Run a sync task's function in a child. Raises what it raised; cancelling kills it."""
         async with self._children, self._child() as (forked, pid, stream):
-            order = {"info": msgspec.to_builtins(runtime.info, builtin_types=(bytes,))}
+            # What the run asks the server over HTTP, it asks there and with the worker's key.
+            target = config.current()
+            order = {
+                "info": msgspec.to_builtins(runtime.info, builtin_types=(bytes,)),
+                "client": [target.url, target.secret_key, target.branch],
+            }
             await stream.send(packets.pack(order))
             reply = await self._serve(stream, runtime)
             if reply is None:

@@ -13,7 +13,7 @@ lost (nothing may be written any more), or evicted while parked.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import anyio
@@ -61,6 +61,28 @@ _EVICT: Final = "evict"
 
 class LinkRuntime:
     """One claimed run, from its claim to its report."""
+
+    __slots__ = (
+        "__weakref__",
+        "_awake",
+        "_cancelled",
+        "_clock",
+        "_evicted",
+        "_host",
+        "_ids",
+        "_info",
+        "_link",
+        "_out",
+        "_parked",
+        "_tails",
+        "_wait",
+        "_waiting",
+        "_wake",
+        "before_suspend",
+        "cursor",
+        "on_parked",
+        "turns",
+    )
 
     def __init__(self, info: RunInfo, link: Link, host: Host, *, clock: Clock, ids: Ids) -> None:
         self._info = info
@@ -169,15 +191,20 @@ class LinkRuntime:
 
     # --- waiting -------------------------------------------------------------------------------
 
-    async def suspend_on_input(self, after: int | None, *, until_ms: int | None) -> Woken:
-        ref = self._info.session_key or ""
-        return await self._suspend("channel", ref, after, until_ms)
+    # Not `async`: a coroutine that only awaits another is one more frame in each parked run.
 
-    async def suspend_until(self, until_ms: int) -> Woken:
-        return await self._suspend("until", "", None, until_ms)
+    def suspend_on_input(
+        self, after: int | None, *, until_ms: int | None
+    ) -> Coroutine[Any, Any, Woken]:
+        return self._suspend("channel", self._info.session_key or "", after, until_ms)
 
-    async def suspend_on_run(self, run_id: str, *, until_ms: int | None = None) -> Woken:
-        return await self._suspend("run", run_id, None, until_ms)
+    def suspend_until(self, until_ms: int) -> Coroutine[Any, Any, Woken]:
+        return self._suspend("until", "", None, until_ms)
+
+    def suspend_on_run(
+        self, run_id: str, *, until_ms: int | None = None
+    ) -> Coroutine[Any, Any, Woken]:
+        return self._suspend("run", run_id, None, until_ms)
 
     async def suspend_on_token(self, token_id: str) -> Woken:
         return await self._suspend("token", token_id, None, None)

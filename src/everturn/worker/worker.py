@@ -8,18 +8,21 @@ Stopping. `stop` (SIGTERM, SIGINT) ends the credit, tells the runs (`draining`),
 to be evicted, and gives the others DRAIN_S to end or to park: a chat that waits for its next
 message ends at once, one in the middle of a turn ends after it. What still runs then is
 interrupted: reported as such, it costs no retry, and another worker goes on with it at once. A
-second signal does not wait.
+second signal does not wait; nor does a worker whose server stays away meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
+import httpx2
+import msgspec
 from anyio.abc import TaskGroup
 
 from everturn.client.config import ClientConfig
@@ -34,9 +37,9 @@ from everturn.tasks import scope as scopes
 from everturn.tasks.failures import internal_error
 from everturn.tasks.signals import Signal
 from everturn.worker.attempt import Attempt, as_builtins
-from everturn.worker.link import Link
+from everturn.worker.link import Dial, Link
 from everturn.worker.loading import App, load_app, version_of
-from everturn.worker.parking import Parking, evict_all
+from everturn.worker.parking import Parking, calm_collector, evict_all
 from everturn.worker.pool import Pool
 from everturn.worker.probe import StallProbe
 from everturn.worker.runtime import LinkRuntime
@@ -45,6 +48,7 @@ from everturn.worker.tails import LinkTail
 log = logging.getLogger("everturn.worker")
 
 CONCURRENCY: Final = 100
+_LOOK_S: Final = 0.25
 
 
 class Worker:
@@ -62,6 +66,8 @@ class Worker:
         clock: Clock | None = None,
         ids: Ids | None = None,
         parking: Parking | None = None,
+        dial: Dial | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         """Load the app; nothing is connected yet.
 
@@ -71,6 +77,8 @@ class Worker:
             key: secret key of the environment to serve.
             concurrency: runs that execute at the same time; parked ones do not count.
             version: of the code; EVERTURN_VERSION or a hash of its files when left out.
+            dial, transport: how the link and the runs' own HTTP calls travel, in place of real
+                connections; for systems in one process.
             worker_id: what the server knows this process by; new for each start of it. A
                 supervisor gives one, to tell the server when it has seen the process exit.
 
@@ -85,8 +93,8 @@ class Worker:
         self.version = version or version_of(self.app, self.clock)
         self.id = worker_id or self.ids.new("worker")
         self.concurrency = concurrency
-        self._client = ClientConfig(url=url, secret_key=key)
-        self.link = Link(url, key, self, clock=self.clock, ids=self.ids)
+        self._client = ClientConfig(url=url, secret_key=key, transport=transport)
+        self.link = Link(url, key, self, clock=self.clock, ids=self.ids, dial=dial)
         self.parking = parking or Parking(self.clock)
         self.probe = StallProbe(self.clock, running=self._running_now)
         self._pool = Pool(self.app)
@@ -111,6 +119,8 @@ class Worker:
             NotAuthenticated: the server does not accept the key.
             ProtocolError: the server speaks another version of the link.
         """
+        if handle_signals:
+            calm_collector()
         try:
             async with (
                 self._services(handle_signals) as services,
@@ -155,6 +165,7 @@ class Worker:
         with anyio.move_on_after(limits.DRAIN_S) as grace:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._cut_grace, grace)
+                tasks.start_soon(self._leave_when_alone)
                 while self._attempts:
                     changed = self._changed
                     await evict_all(list(self.parking))
@@ -167,6 +178,14 @@ class Worker:
     async def _cut_grace(self, grace: anyio.CancelScope) -> None:
         await self._hurry.wait()
         grace.cancel()
+
+    async def _leave_when_alone(self) -> None:
+        """A server that stays away has given our runs to others: nothing is left to finish."""
+        away_s = 0.0
+        while away_s < limits.LINK_GRACE_MS / 1000:
+            await self.clock.sleep(_LOOK_S)
+            away_s = 0.0 if self.link.connected else away_s + _LOOK_S
+        self.lease_lost()
 
     async def _flush_metadata(self) -> None:
         while True:
@@ -251,6 +270,7 @@ class Worker:
             # Taken from this worker and given back to it: the old attempt writes nothing more.
             held.lose(Fenced("a newer claim of the run"))
         definition = self.app.registry.get(info.task_id)
+        info = _shared(info)
         runtime = LinkRuntime(info, self.link, self, clock=self.clock, ids=self.ids)
         assert self._runs is not None
         if definition is None:
@@ -259,13 +279,15 @@ class Worker:
         attempt = Attempt(runtime, definition, client=self._client, sync_runner=self._pool)
         self._attempts[info.run_id] = attempt
         self._active += 1
+        # Said here and not in the attempt's task, where it would leave the frames of the logger's
+        # look around in memory for as long as the run is parked.
+        log.info("run.started: %s of %s", info.run_id, info.task_id, extra={"run_id": info.run_id})
         self.link.send(frames.Started(info.run_id, info.fence))
         self._runs.start_soon(self._work, attempt)
 
     async def _work(self, attempt: Attempt) -> None:
         """One run from Started to its end. Counts its slot."""
         info = attempt.runtime.info
-        log.info("run.started: %s of %s", info.run_id, info.task_id, extra={"run_id": info.run_id})
         try:
             await attempt.run()
         finally:
@@ -313,6 +335,18 @@ class Worker:
             if not attempt.runtime.is_parked
         ]
         return ", ".join(names[:10])
+
+
+def _shared(info: RunInfo) -> RunInfo:
+    """The same run, with one copy in memory of the words that all runs have in common."""
+    return msgspec.structs.replace(
+        info,
+        task_id=sys.intern(info.task_id),
+        environment_id=sys.intern(info.environment_id),
+        environment_slug=sys.intern(info.environment_slug),
+        version=sys.intern(info.version),
+        queue=sys.intern(info.queue),
+    )
 
 
 def _only(group: BaseExceptionGroup[EverturnError]) -> BaseException:

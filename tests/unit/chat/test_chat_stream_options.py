@@ -10,6 +10,7 @@ import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, FunctionModel
+from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RunUsage
 
 from everturn import chat
@@ -164,6 +165,39 @@ class TestOptions:
         async with mock_chat_agent(sanitised) as h:
             errors = [(await h.send_message(str(n))).errors for n in range(4)]
         assert errors == [["sorry"], ["sorry"], ["once inner"], ["sorry"]]
+
+    async def test_an_override_holds_for_failing_turns_and_tools_too(self) -> None:
+        @chat.tool(description="Fails.")
+        async def broken() -> str:
+            raise ValueError("inner")
+
+        @chat.agent("overrides", on_error=lambda error: "sorry")
+        async def agent(turn: Any) -> Any:
+            chat.set_stream_options(on_error=lambda error: f"once {error}")
+            if turn.turn == 0:
+                raise ValueError("inner")
+            return turn.stream(Agent(TestModel()), **chat.run_options(tools=[broken]))
+
+        async with mock_chat_agent(agent) as h:
+            assert (await h.send_message("0")).errors == ["once inner"]
+            turn = await h.send_message("1")
+        assert turn.errors == []
+        told = [c["errorText"] for c in turn.chunks if c["type"] == "tool-output-error"]
+        assert told == ["once inner"]
+
+    async def test_an_on_error_that_fails_leaves_a_general_sentence(self) -> None:
+        def fails(error: BaseException) -> str:
+            raise KeyError("oops")
+
+        @chat.agent("fails-twice", on_error=fails)
+        async def agent(turn: Any) -> Any:
+            if turn.turn == 0:
+                raise ValueError("inner")
+            return turn.stream(thinking_agent(ValueError("inner")))
+
+        async with mock_chat_agent(agent) as h:
+            for text in ("0", "1"):
+                assert (await h.send_message(text)).errors == ["An error occurred."]
 
     async def test_an_option_that_does_not_exist_is_refused(self) -> None:
         @chat.agent("typo")

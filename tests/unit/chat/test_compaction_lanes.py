@@ -409,6 +409,25 @@ class TestPrepareMessages:
         for messages in ([said], [said, call, result, said], [], [result]):
             assert tail_of(messages) == []
 
+    async def test_the_answer_to_a_call_reaches_the_agent_whatever_the_hook_returns(self) -> None:
+        """R-046, in a turn that a client's tool result began."""
+        heard: list[list[str]] = []
+        call: dict[str, Any] = {"type": "tool-ask", "toolCallId": "1", "state": "input-available"}
+        asking = {"id": "a", "role": "assistant", "parts": [{**call, "input": {}}]}
+        answer = {**call, "state": "output-available", "output": "yes"}
+
+        @chat.agent("asks")
+        async def agent(turn: Any) -> str:
+            heard.append(shape(turn.messages))
+            return "thanks"
+
+        agent.prepare_messages(lambda event: event.messages[:1])
+        snapshot = {"version": 1, "savedAt": 0, "messages": [user("q"), user("r"), asking]}
+        async with mock_chat_agent(agent, continuation=True, snapshot=snapshot) as h:
+            turn = await h.send_message({"id": "a", "role": "assistant", "parts": [answer]})
+        assert not turn.errors
+        assert heard == [["user: q", "user: r", "tool-call", "tool-return: yes"]]
+
     async def test_what_is_no_list_fails_the_turn_with_a_clear_word(self) -> None:
         agent = working(Worker(), None)
         agent.prepare_messages(lambda event: None)
@@ -505,3 +524,25 @@ class TestByHand:
     def test_it_is_safe_only_while_no_call_waits(self, part: dict[str, Any], safe: bool) -> None:
         message = {"id": "a", "role": "assistant", "parts": [part]}
         assert chat.is_compaction_safe([user("hi"), message]) is safe
+
+
+class TestLoops:
+    @pytest.mark.parametrize(
+        ("source", "begins"), [("outer", []), ("inner", ["tool-call", "tool-return: result 1"])]
+    )
+    async def test_a_session_of_turns_compacts(self, source: str, begins: list[str]) -> None:
+        """§4.9: `compaction` of `chat.create_session`."""
+        worker = Worker()
+
+        @chat.custom_agent("loop")
+        async def loop(payload: Any, ctx: Any) -> None:
+            config = compaction(source)
+            async with chat.create_session(payload, compaction=config) as session:
+                async for turn in session:
+                    await turn.complete(turn.stream(worker.agent))
+
+        async with mock_chat_agent(loop) as h:
+            await h.send_message(user("hi"))
+            await h.send_message(user("more"))
+        assert worker.requests[2][0].startswith(f"model: {TITLE}")
+        assert worker.requests[2][1:3] == (begins or ["user: more"])

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic_ai import Agent
 
 from everturn import chat
+from everturn.chat.adapters.offline import offline_model
 from everturn.chat.definition import ChatAgent
 from everturn.chat.handover import ui_parts, wire_partial
 from everturn.protocol.records import NewRecord, data_body
@@ -107,7 +109,9 @@ async def test_the_turn_after_a_tool_call_goes_on_in_the_same_message() -> None:
         await warm(h, *STEP_ONE)
         turn = await h.send(handover(PENDING, final=False))
 
-        assert [chunk["type"] for chunk in turn.chunks].count("start") == 0, "one message, one start"
+        assert [chunk["type"] for chunk in turn.chunks].count("start") == 0, (
+            "one message, one start"
+        )
         everything = (await h.turns())[0].message
         question, answer = await stored(h)
         assert question == QUESTION
@@ -130,7 +134,7 @@ async def test_the_agent_sees_the_call_as_one_that_may_be_executed() -> None:
         call = next(part for part in partial["parts"] if part["type"] == "tool-current_time")
         assert reasoning["providerMetadata"] == {"x": {"signature": "s"}}
         assert call["state"] == "approval-responded"
-        assert call["approval"] == {"id": "a1", "approved": True}
+        assert call["approval"] == {"id": "a1", "approved": True, "handover": True}
 
 
 async def test_a_final_handover_is_the_answer_and_nothing_is_run() -> None:
@@ -287,6 +291,50 @@ async def test_a_stop_after_the_handover_stops_its_turn() -> None:
         assert [part["type"] for part in answer["parts"]].count("tool-current_time") == 0
 
 
+async def answered_by_a_model(tool: Any) -> tuple[Any, dict[str, Any]]:
+    """The turn of a handed-over call to `tool`, and the call as it was stored."""
+    model = Agent(offline_model(delay_ms=0))
+
+    @chat.agent("modelled", tools=[tool])
+    async def modelled(turn: Any) -> Any:
+        return turn.stream(model, **chat.run_options(tools=turn.tools))
+
+    async with head_started(modelled) as h:
+        turn = await h.send(handover(PENDING, final=False))
+        [_, answer] = await stored(h)
+    [call] = [part for part in answer["parts"] if part["type"] == "tool-current_time"]
+    return turn, call
+
+
+async def test_a_handed_over_call_runs_in_the_agent() -> None:
+    tool = chat.tool(lambda: "noon", name="current_time", description="The time.")
+    turn, call = await answered_by_a_model(tool)
+
+    assert (call["state"], call["output"]) == ("output-available", "noon")
+    assert "noon" in turn.text
+    assert "approval" not in call
+
+
+async def test_a_handed_over_call_that_needs_approval_is_put_to_a_person() -> None:
+    ran: list[int] = []
+    tool = chat.tool(
+        lambda: ran.append(1), name="current_time", description="The time.", needs_approval=True
+    )
+    turn, call = await answered_by_a_model(tool)
+
+    assert ran == [], "a marker of the protocol is nobody's consent"
+    assert call["state"] == "approval-requested"
+    assert "tool-approval-request" in [chunk["type"] for chunk in turn.chunks]
+
+
+async def test_a_handed_over_call_that_a_client_answers_waits_for_it() -> None:
+    tool = chat.client_tool(name="current_time", description="The time.")
+    turn, call = await answered_by_a_model(tool)
+
+    assert turn.errors == []
+    assert call["state"] == "input-available"
+
+
 def test_the_partial_survives_its_way_over_the_wire() -> None:
     parts = [
         {"type": "step-start"},
@@ -321,7 +369,7 @@ def test_the_partial_survives_its_way_over_the_wire() -> None:
     assert back[2] == {
         **parts[3],
         "state": "approval-responded",
-        "approval": {"id": "handover-c1", "approved": True},
+        "approval": {"id": "handover-c1", "approved": True, "handover": True},
     }
     assert back[3] == parts[4]
     assert ui_parts(wire_partial(message, is_final=True), is_final=True) == parts[1:]

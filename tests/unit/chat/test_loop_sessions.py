@@ -159,6 +159,26 @@ async def test_a_request_ends_the_iteration_after_its_turn(ending: Any) -> None:
         assert loop.left
 
 
+async def test_an_upgrade_before_a_turn_hands_its_message_to_the_successor() -> None:
+    asked: list[str] = []
+
+    @chat.custom_agent("upgrading")
+    async def upgrading(payload: Any) -> None:
+        if not payload.get("continuation"):
+            chat.request_upgrade()
+        async with chat.create_session(payload) as session:
+            async for turn in session:
+                asked.append(turn.text)
+                await echo(turn)
+
+    async with mock_chat_agent(upgrading) as h:
+        turn = await h.send_message("hi")
+
+        assert asked == ["hi"]
+        assert turn.raw_chunks[0]["type"] == "trigger:upgrade-required"
+        assert turn.text == "echo hi"
+
+
 async def test_max_turns_ends_the_iteration_and_a_successor_goes_on() -> None:
     loop = Loop(echo, max_turns=1)
     async with mock_chat_agent(loop.agent) as h:

@@ -36,11 +36,13 @@ class TwoSteps:
         self.requests: list[list[str]] = []
         self.working = anyio.Event()
         self.go_on = anyio.Event()
+        self.meanwhile: Callable[[], object] = lambda: None
         self.agent: Agent[None, str] = Agent(FunctionModel(stream_function=self._answer))
 
         @self.agent.tool_plain
         async def wait() -> str:
             self.working.set()
+            self.meanwhile()
             await self.go_on.wait()
             return "waited"
 
@@ -56,9 +58,6 @@ class TwoSteps:
     async def at_work(self) -> None:
         await self.working.wait()
         await anyio.wait_all_tasks_blocked()
-
-    def again(self) -> None:
-        self.working, self.go_on = anyio.Event(), anyio.Event()
 
 
 def prompts(messages: list[ModelMessage]) -> list[str]:
@@ -183,6 +182,14 @@ class TestTaking:
         assert numbers == [(-1, 0)]
         assert model.requests[0] == ["one", "two"]
         assert kinds(turn)[:3] == ["start", MARKER, "start-step"]
+
+    async def test_background_messages_come_after_those_of_users(self) -> None:
+        """§4.8: steering, then background injection, both for the rest of the run."""
+        model = TwoSteps()
+        model.meanwhile = lambda: chat.inject("from beside")
+        async with mock_chat_agent(steered(model)) as h:
+            await mid_turn(h, model, user("two", "m2"))
+        assert model.requests[1] == ["first", "two", "from beside"]
 
     async def test_the_turn_complete_covers_what_was_taken(self) -> None:
         """R-174."""
@@ -478,6 +485,37 @@ class TestHistory:
         parts = snapshot["messages"][1]["parts"]
         assert [part["type"] for part in parts].count(MARKER) == 1
 
+    async def test_a_message_that_is_answered_by_itself_after_all_is_said_once(self) -> None:
+        """The server failed the turn it had joined: the partial answer names it, nobody owns it."""
+        model = TwoSteps()
+        model.go_on.set()
+        whole = [user("two", "m2")]
+        marker = {
+            "type": MARKER,
+            "id": "x",
+            "data": {"messageIds": ["m2"], "messages": [], "uiMessages": whole},
+        }
+        agent = steered(model)
+        async with mock_chat_agent(agent, preload=False, continuation=True, start=False) as h:
+            await h.seed_in(user("first", "m1"), *whole)
+            await h.seed_out(
+                {"type": "start", "messageId": "a1"},
+                marker,
+                {"type": "text-start", "id": "t"},
+                {"type": "text-delta", "id": "t", "delta": "so far"},
+                {"type": "text-end", "id": "t"},
+                {"type": "error", "errorText": "crashed"},
+                {"type": "trigger:turn-complete", "cursor": 0},
+            )
+            await h.start()
+            await h.turn_after(6)
+            await h.settled()
+            snapshot = await h.get_snapshot()
+        assert model.requests[0] == ["first", "two"]
+        assert snapshot is not None
+        assert MARKER not in str(snapshot)
+        assert [m["id"] for m in snapshot["messages"]][:3] == ["m1", "a1", "m2"]
+
     async def test_the_messages_of_a_failed_turn_fail_with_it_and_stay_in_history(self) -> None:
         model = TwoSteps()
 
@@ -492,5 +530,29 @@ class TestHistory:
             turn = await mid_turn(h, model, user("two", "m2"))
             await h.send_message(user("three", "m3"))
         assert turn.errors == ["it broke"]
+        assert turn.cursor.seq_num == 1
+        assert model.requests[2] == ["first", "two", "three"]
+
+
+class TestLoops:
+    async def test_a_session_of_turns_takes_messages_in_and_commits_them(self) -> None:
+        """§4.9: `pending_messages` of `chat.create_session`."""
+        model, received = TwoSteps(), list[str]()
+        pending = PendingMessages(
+            should_inject=lambda batch: True,
+            on_received=lambda event: received.append(event.message.id),
+        )
+
+        @chat.custom_agent("loop")
+        async def loop(payload: Any, ctx: Any) -> None:
+            async with chat.create_session(payload, pending_messages=pending) as session:
+                async for turn in session:
+                    assert turn.prepare_step() is not None
+                    await turn.complete(turn.stream(model.agent))
+
+        async with mock_chat_agent(loop) as h:
+            turn = await mid_turn(h, model, user("two", "m2"))
+            await h.send_message(user("three", "m3"))
+        assert received == ["m2"]
         assert turn.cursor.seq_num == 1
         assert model.requests[2] == ["first", "two", "three"]

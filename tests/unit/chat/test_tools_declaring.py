@@ -308,8 +308,13 @@ def test_mistakes_in_a_declaration_are_told_where_they_are_made() -> None:
     def unannotated(query):  # type: ignore[no-untyped-def]  # what the test is about
         return ""
 
-    with pytest.raises(ConfigurationError, match="not an async generator"):
+    async def streaming(query: Search) -> AsyncIterator[str]:
+        yield ""
+
+    with pytest.raises(ConfigurationError, match="is no async generator"):
         chat.streaming_tool(name="x", description="", input=Search)(plain)
+    with pytest.raises(ConfigurationError, match="is an async generator"):
+        chat.tool(streaming)
     with pytest.raises(ConfigurationError, match="say what its input is"):
         chat.tool(unannotated)
     with pytest.raises(ConfigurationError, match="needs a name"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent
@@ -42,6 +43,8 @@ class World:
     def __init__(self, **options: Any) -> None:
         self.requests: list[list[ModelMessage]] = []
         self.paid: list[int] = []
+        #: Whether paying never ends.
+        self.stuck = False
         with collecting(Registry()):
             self.agent = self._agent(**options)
 
@@ -52,6 +55,8 @@ class World:
         async def pay(amount: Amount) -> str:
             """Pay."""
             self.paid.append(amount.amount)
+            if self.stuck:
+                await anyio.sleep_forever()
             return "receipt"
 
         @chat.tool(needs_approval=lambda amount: amount.amount > 100)
@@ -387,6 +392,34 @@ async def test_an_approval_given_after_the_process_died_runs_once(how: str) -> N
 
     assert world.paid == [1]
     assert turn.text == "pay: receipt"
+
+
+@pytest.mark.parametrize("how", ["continuation", "next attempt"])
+async def test_an_approved_call_whose_process_died_is_carried_out_again_in_the_same_message(
+    how: str,
+) -> None:
+    world = World()
+    async with mock_chat_agent(world.agent) as harness:
+        asked = (await harness.send_message("please pay")).message
+        await harness.settled()
+        world.stuck = True
+        await harness.post(harness.wire("submit-message", message=decision(asked, "pay", True)))
+        await harness.reached(lambda: world.paid == [1])
+        await harness.crash()
+        world.stuck = False
+        tail = (await harness.records())[-1].seq_num
+        await harness.restart(attempt=2 if how == "next attempt" else None)
+        turn = await harness.turn_after(tail)
+        await harness.settled()
+        whole = await answered_in(harness, turn)
+
+    assert world.paid == [1, 1]
+    assert whole["id"] == asked["id"]
+    assert [part["type"] for part in whole["parts"] if part["type"].startswith("tool-")] == [
+        "tool-pay"
+    ]
+    assert part_of(whole, "pay")["output"] == "receipt"
+    assert text_of(whole) == "Let me see. pay: receipt"
 
 
 # --- both at once ---------------------------------------------------------------------------------

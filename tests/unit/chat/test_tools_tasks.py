@@ -41,6 +41,12 @@ async def child(metadata: Any) -> tuple[Any, Any, Any]:
         environment_slug="dev",
         fence=1,
         attempt=1,
+        payload=b"{}",
+        version="v1",
+        queue="task/brew",
+        max_attempts=1,
+        created_at_ms=0,
+        started_at_ms=0,
         metadata=msgspec.json.encode(metadata),
     )
     async with anyio.create_task_group() as tasks:

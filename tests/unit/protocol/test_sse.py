@@ -149,9 +149,13 @@ def test_an_event_that_the_end_cuts_off_is_dropped() -> None:
 @pytest.mark.parametrize("piece", [b"data: 0123456789\n", b"0123456789"])
 def test_an_event_that_never_ends_is_refused_before_it_fills_the_memory(piece: bytes) -> None:
     decoder = sse.Decoder(event_bytes_max=1000)
-    with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
+
+    def endless() -> None:
         for _ in range(200):
             decoder.feed(piece)
+
+    with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
+        endless()
 
 
 def test_small_events_never_add_up_to_the_limit() -> None:

@@ -98,3 +98,32 @@ def test_the_first_step_of_a_run() -> None:
     assert step({"trigger": "submit-message"}, payload_open=True) is FirstStep.PAYLOAD
     assert step({"trigger": "regenerate-message"}) is FirstStep.PAYLOAD
     assert step({"trigger": "close"}) is FirstStep.END
+
+
+def test_a_head_start_keeps_its_handover_and_the_stops_that_mean_it() -> None:
+    message = Input(0, "message", {"message": {"id": "u"}})
+    stale = Input(1, "stop", {"kind": "stop"})
+    handed = Input(2, "handover", {"kind": "handover"})
+    again = Input(3, "handover-skip", {"kind": "handover-skip"})
+    stop = Input(4, "stop", {"kind": "stop"})
+
+    found = recover(
+        prior=True,
+        attempt=2,
+        has_partial=True,
+        undecided=[message, stale, handed, again, stop],
+        expects_handover=True,
+    )
+
+    assert found.handover == (handed, stop)
+    assert found.turns == (message,)
+    assert found.stopped is None, "the stops did not mean the message"
+    assert not found.asks_hook, "what lies on .out is the warm side's"
+
+
+def test_a_head_start_waits_for_its_handover_until_a_turn_has_committed() -> None:
+    facts = {"attempt": 2, "payload_open": False, "queued": True, "ends": False}
+    payload = {"trigger": "handover-prepare"}
+
+    assert first_step(payload, started=False, **facts) is FirstStep.HANDOVER
+    assert first_step(payload, started=True, **facts) is FirstStep.QUEUE

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+import uvicorn
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -21,8 +22,11 @@ from h2.events import (
     StreamEnded,
     StreamReset,
 )
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from everturn.server.direct import http2 as room
+from everturn.server.direct.first_bytes import FirstBytes
 from everturn.server.direct.http2 import Connection, Http2
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +57,7 @@ class Wire(asyncio.Transport):
         self.is_reading = True
         self.unread = b""
         self.closed = ""
-        self.protocol: Connection | None = None
+        self.protocol: Any = None
         self.client.initiate_connection()
 
     # --- as the server sees it -------------------------------------------------------------------
@@ -76,6 +80,9 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.closed = self.closed or "closed"
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
     def abort(self) -> None:
         self.closed = "aborted"
 
@@ -85,7 +92,6 @@ class Wire(asyncio.Transport):
     # --- as the client uses it -------------------------------------------------------------------
 
     def send(self) -> None:
-        assert self.protocol is not None
         self.protocol.data_received(self.client.data_to_send())
 
     def request(
@@ -271,11 +277,57 @@ class TestRequests:
             await settle()
             assert seen == ["http.disconnect"]
 
-            assert wire.protocol is not None
             wire.closed = "lost"
             wire.protocol.connection_lost(None)
             await settle()
             assert seen == ["http.disconnect"] * 2
+            assert not place.siblings
+
+
+class TestFirstBytes:
+    @staticmethod
+    def unknown(place: Place, wire: Wire) -> FirstBytes:
+        config = uvicorn.Config(echo, http="httptools", lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        place.siblings = state.connections
+        unknown = FirstBytes(place.http2, config, state, {})
+        unknown.connection_made(wire)
+        return unknown
+
+    async def test_a_preface_is_known_by_three_letters_however_they_arrive(self) -> None:
+        async with serving(echo) as place:
+            wire = Wire()
+            unknown = self.unknown(place, wire)
+            hello = wire.client.data_to_send()
+            for at in range(2):
+                unknown.data_received(hello[at : at + 1])
+                assert wire.protocol is None
+            unknown.data_received(hello[2:])
+            assert isinstance(wire.protocol, Connection)
+            assert place.siblings == {wire.protocol}
+
+            number = wire.request("/", "POST", b"x")
+            await settle()
+            assert wire.body(number) == b"x"
+
+    @pytest.mark.parametrize("begin", [b"G", b"PU", b"PO", b"PRO", b"\x16\x03"])
+    async def test_everything_else_is_left_to_http1(self, begin: bytes) -> None:
+        async with serving(echo) as place:
+            wire = Wire()
+            self.unknown(place, wire).data_received(begin)
+
+            assert isinstance(wire.protocol, HttpToolsProtocol)
+            assert place.siblings == {wire.protocol}
+
+    async def test_one_that_said_nothing_is_closed_by_a_stop(self) -> None:
+        async with serving(echo) as place:
+            wire = Wire()
+            unknown = self.unknown(place, wire)
+            assert place.siblings == {unknown}
+            unknown.shutdown()
+            assert wire.closed == "closed"
+            unknown.connection_lost(None)
             assert not place.siblings
 
 
@@ -345,7 +397,6 @@ class TestFlow:
     async def test_an_answer_waits_for_a_transport_that_is_full(self) -> None:
         async with serving(echo) as place:
             wire = place.connect()
-            assert wire.protocol is not None
             wire.protocol.pause_writing()
             number = wire.request("/", "POST", b"x")
             await settle()
@@ -423,11 +474,11 @@ class TestBounds:
             wire.request("/", "POST", b"x")
             await settle()
             place.clock.now = room.IDLE_S - 1
-            wire.protocol.tick()  # type: ignore[union-attr] # set by connect
+            wire.protocol.tick()
             assert not wire.closed
 
             place.clock.now = room.IDLE_S
-            wire.protocol.tick()  # type: ignore[union-attr] # set by connect
+            wire.protocol.tick()
             assert wire.closed == "closed"
 
     async def test_a_silent_client_with_a_request_is_asked_and_cut_only_without_an_answer(
@@ -437,7 +488,6 @@ class TestBounds:
             wire = place.connect()
             wire.request("/", "POST", end=False)
             await settle()
-            assert wire.protocol is not None
             place.clock.now = room.PING_S
             wire.protocol.tick()
             assert wire.of(PingReceived)
@@ -456,7 +506,7 @@ class TestStopping:
     async def test_an_idle_connection_says_goodbye(self) -> None:
         async with serving(echo) as place:
             wire = place.connect()
-            wire.protocol.shutdown()  # type: ignore[union-attr] # set by connect
+            wire.protocol.shutdown()
 
             assert wire.of(ConnectionTerminated)[0].error_code == ErrorCodes.NO_ERROR
             assert wire.closed == "closed"
@@ -466,7 +516,7 @@ class TestStopping:
             wire = place.connect()
             wire.request("/", "POST", end=False)
             await settle()
-            wire.protocol.shutdown()  # type: ignore[union-attr] # set by connect
+            wire.protocol.shutdown()
 
             assert wire.closed == "aborted"
 
@@ -481,7 +531,7 @@ class TestStopping:
             wire = place.connect()
             first = wire.request("/", "POST", b"x")
             await settle()
-            wire.protocol.shutdown()  # type: ignore[union-attr] # set by connect
+            wire.protocol.shutdown()
             late = wire.request("/")
             assert [(r.stream_id, r.error_code) for r in wire.of(StreamReset)] == [
                 (late, ErrorCodes.REFUSED_STREAM)

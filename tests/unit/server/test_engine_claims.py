@@ -8,6 +8,8 @@ from engine_kit import Kit, chunk, in_state, turn_complete
 from everturn.errors import Fenced
 from everturn.protocol.link import Acked, Append, Credit, HeldRun, Lost, Refused, Started
 from everturn.protocol.records import NewRecord, parse_input
+from everturn.protocol.runs import TaskDeclaration
+from everturn.protocol.sessions import CreateSession, TriggerConfig
 from everturn.rules.run_states import RunState
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +184,32 @@ async def test_credit_bounds_what_is_claimed() -> None:
         second = await worker.claim()
 
     assert {first.session_key, second.session_key} == {"one", "two"}
+
+
+async def test_a_new_session_goes_to_the_declared_queue_of_its_task_after_a_restart_too() -> None:
+    """The server that makes the run has not seen the worker that declared the queue."""
+    agent = TaskDeclaration(task_id="chatty", kind="agent", queue="shared")
+    kit = await Kit(tasks=[agent]).open()
+    async with kit.worker(credit=0):
+        pass
+    body = CreateSession(
+        type="chat.agent", taskIdentifier="chatty", triggerConfig=TriggerConfig(basePayload={})
+    )
+    opened = await kit.new_server().sessions.create(kit.environment.id, body)
+
+    assert opened.run.queue == "shared"
+
+
+async def test_suspending_again_while_the_wait_is_over_already_is_no_loss_of_the_run() -> None:
+    """A worker repeats the call after a restart of the server, which has woken the run meanwhile
+    without a slot to give it."""
+    kit = await Kit().open()
+    async with kit.worker() as worker:
+        session = await kit.session()
+        info = await worker.claim()
+        await worker.suspend(info, None)
+        await in_state(kit, info.run_id, RunState.SUSPENDED)
+        woken = await kit.state.wake_run(info.run_id, now_ms=kit.clock.now_ms(), take_slot=False)
+        assert woken is not None
+        await worker.suspend(info, None)
+        assert (await kit.current(session)).id == info.run_id

@@ -17,7 +17,8 @@ from everturn.rules import limits
 from everturn.tasks import runtime as runtimes
 from everturn.tasks import waits
 from everturn.tasks.definition import task
-from everturn.worker.link import error_of, link_address
+from everturn.worker.calls import error_of
+from everturn.worker.link import link_address
 from everturn.worker.loading import App
 from everturn.worker.worker import Worker
 

@@ -1,6 +1,6 @@
 // Drives the official client's runs, wait tokens and batches through one scenario and prints what
 // it saw as one JSON line. Usage as for drive.mjs.
-import { auth, batch, idempotencyKeys, runs, tasks, wait } from "@trigger.dev/sdk";
+import { auth, batch, idempotencyKeys, runs, streams, tasks, wait } from "@trigger.dev/sdk";
 
 const [scenario, json] = process.argv.slice(2);
 const args = json ? JSON.parse(json) : {};
@@ -60,7 +60,7 @@ const scenarios = {
     const run = await tasks.trigger("steps", {}, { tags: [args.id] });
     const seen = [];
     await auth.withAuth({ accessToken: run.publicAccessToken }, async () => {
-      // Left by hand: this client stops asking by itself, but only 30 s after the end.
+      // Left by hand: this client stops asking 30 s after the end, and its loop never ends.
       for await (const now of runs.subscribeToRun(run.id)) {
         seen.push({ status: now.status, step: now.metadata?.step, output: now.output });
         if (now.isCompleted && now.finishedAt) break;
@@ -147,6 +147,23 @@ const scenarios = {
       listed,
       ids: [keyed.batchId, cached.batchId],
     };
+  },
+
+  // streams.read follows what a run writes; a stream of another run is empty.
+  async streams() {
+    const run = await tasks.trigger("narrator", { count: 3 });
+    const seen = [];
+    for await (const value of await streams.read(run.id, "story", { timeoutInSeconds: 5 })) {
+      seen.push(value);
+      if (seen.length === 3) break;
+    }
+    const later = [];
+    await runs.poll(run.id, { pollIntervalMs: 50 });
+    for await (const value of await streams.read(run.id, "letters", { startIndex: 1 })) {
+      later.push(value);
+      if (later.length === 2) break;
+    }
+    return { seen, later };
   },
 
   // A browser's token for one task, used for one batch.

@@ -273,8 +273,9 @@ def _output_type(agent: Any) -> Any:
 def as_stream(value: Any) -> AgentStream | AsyncIterator[Chunk] | None:
     """Something the library made as chunks; None when it is none of its streams or results.
 
-    Runs become an `AgentStream`, which can be stopped and counts. Takes an `AgentStream` of ours, the result of `Agent.run`, what `Agent.run_stream` yields, and
-    the events of `Agent.run_stream_events`, entered or not.
+    Runs become an `AgentStream`, which can be stopped and counts. Takes an `AgentStream` of ours,
+    the result of `Agent.run`, what `Agent.run_stream` yields, and the events of
+    `Agent.run_stream_events`, entered or not.
     """
     if isinstance(value, AgentStream):
         return value

@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
             stream.leave()
             self._room.set()
         self._resets += 1
-        if self._resets > RESETS_MAX:
+        if self._resets > RESETS_MAX and not self._transport.is_closing():
             log.warning("http2.too_many_resets")
             self._goodbye(ErrorCodes.ENHANCE_YOUR_CALM)
 

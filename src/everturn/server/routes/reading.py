@@ -236,13 +236,19 @@ class Readers:
 
 async def follow(call: Call, io: Io, send: Send) -> None:
     """GET …/:io: follow a channel as server-sent events (§5.3)."""
-    channel = await _channel(call, io)
+    await follow_channel(call, await _channel(call, io), send)
+
+
+async def follow_channel(call: Call, channel: ChannelName, send: Send) -> None:
+    """Follow a channel the caller may read, as server-sent events."""
     timeout_s = _timeout_s(call)
     after = _cursor(call)
     streams = call.services.streams
     includes_trimmed = _includes_trimmed(call)
     is_settled = (
-        io == "out" and call.header(b"x-peek-settled") == "1" and await settled(streams, channel)
+        channel.io == "out"
+        and call.header(b"x-peek-settled") == "1"
+        and await settled(streams, channel)
     )
     readers: Readers = call.scope[READERS]
     readers.check_room()

@@ -135,6 +135,8 @@ async def page(call: Call) -> Answer:
         raise query_error("true or false", "filter[isTest]")
     where = RunFilter(
         states=_states(query),
+        delayed=_delayed(query),
+        delayed_at_ms=now_ms,
         task_ids=listed(query, "filter[taskIdentifier]"),
         tags=listed(query, "filter[tag]"),
         versions=listed(query, "filter[version]"),
@@ -172,6 +174,13 @@ def _states(query: dict[str, str]) -> tuple[RunState, ...]:
             raise query_error(f"{name!r} is no status of a run", "filter[status]")
         states.extend(_STATES[name])
     return tuple(dict.fromkeys(states))
+
+
+def _delayed(query: dict[str, str]) -> bool | None:
+    """Delayed runs are QUEUED ones: of the two statuses, which one is asked for."""
+    names = set(listed(query, "filter[status]"))
+    waiting = bool(names & {"QUEUED", "PENDING_VERSION"})
+    return None if ("DELAYED" in names) == waiting else not waiting
 
 
 async def cancel(call: Call) -> Answer:

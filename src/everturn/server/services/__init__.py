@@ -48,6 +48,7 @@ class Services:
         from everturn.server.services.packets import Packets
         from everturn.server.services.realtime import Realtime
         from everturn.server.services.recovery import Recovery
+        from everturn.server.services.run_streams import RunStreams
         from everturn.server.services.runs import Runs
         from everturn.server.services.sessions import Sessions
         from everturn.server.services.snapshots import Snapshots
@@ -81,6 +82,7 @@ class Services:
         self.batches = Batches(self)
         self.packets = Packets(self, master_key)
         self.realtime = Realtime(self)
+        self.run_streams = RunStreams(self)
         self.finishing = Finishing(self)
         self.recovery = Recovery(self)
         self.links = Links(self)

@@ -16,7 +16,7 @@ from everturn.rules.run_states import (
     next_state,
 )
 from everturn.storage.memory.state_tables import Tables, changed, page_of
-from everturn.storage.ports.state import NewRun, Page, Run, RunFilter, Wait
+from everturn.storage.ports.state import NewRun, Page, Run, RunFilter, Wait, is_delayed
 
 #: The scope of keys of one HTTP call; an idempotency key has its task for a scope.
 REQUEST = "request"
@@ -96,6 +96,11 @@ class Runs(Tables):
         def matches(run: Run) -> bool:
             return (
                 (not where.states or run.state in where.states)
+                and (
+                    where.delayed is None
+                    or run.state is not RunState.QUEUED
+                    or is_delayed(run, where.delayed_at_ms) is where.delayed
+                )
                 and (not where.task_ids or run.task_id in where.task_ids)
                 and (not where.tags or bool(set(where.tags) & set(run.tags)))
                 and (not where.versions or run.version in where.versions)

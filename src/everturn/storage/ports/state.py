@@ -274,6 +274,9 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     states: tuple[RunState, ...] = ()
+    #: Of QUEUED runs only those whose delay lies ahead at `delayed_at_ms` (True), or all others.
+    delayed: bool | None = None
+    delayed_at_ms: int = 0
     task_ids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()  # any of
     versions: tuple[str, ...] = ()
@@ -284,6 +287,11 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     is_test: bool | None = None
     created_from_ms: int | None = None
     created_to_ms: int | None = None
+
+
+def is_delayed(run: Run, at_ms: int) -> bool:
+    """Whether a queued run is held back by its own delay: never claimed, its time to come."""
+    return run.attempt == 0 and run.not_before_ms is not None and run.not_before_ms > at_ms
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 
 from everturn.errors import Unprocessable
 from everturn.rules import limits
-from everturn.rules.run_states import FINAL
+from everturn.rules.run_states import FINAL, RunState
 from everturn.storage.ports.state import Page, Run, RunFilter
 from everturn.storage.sql.pages import page_of
 from everturn.storage.sql.rows import run_of
@@ -51,6 +51,13 @@ def _conditions(where: RunFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.states:
         conditions.append(in_states(*sorted(set(where.states))))
+    if where.delayed is not None:
+        ahead = and_(row.attempt == 0, row.not_before_ms > where.delayed_at_ms)
+        # Written without NOT: a run without a delay has none that is past.
+        here = or_(
+            row.attempt > 0, row.not_before_ms.is_(None), row.not_before_ms <= where.delayed_at_ms
+        )
+        conditions.append(or_(row.state != RunState.QUEUED.value, ahead if where.delayed else here))
     if where.task_ids:
         conditions.append(row.task_id.in_(where.task_ids))
     if where.tags:

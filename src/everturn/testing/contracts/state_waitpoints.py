@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from everturn.errors import InvalidRequest
-from everturn.rules.run_states import RunState
+from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.ports.batches import Batch, NewBatch
 from everturn.storage.ports.state import RunFilter, StateStore, Wait
 from everturn.storage.ports.waitpoints import NewWaitpoint, Waitpoint, WaitpointFilter
@@ -285,6 +285,24 @@ class TestRunsByRequest:
         run = await state.run(env, "run_c1")
         assert run is not None
         assert run.batch_id == "batch_c1"
+
+    async def test_delayed_runs_are_told_from_those_that_only_wait_their_turn(
+        self, state: StateStore
+    ) -> None:
+        env = await environment(state)
+        await create(state, env, "run_c1", not_before_ms=NOW + 100)
+        await create(state, env, "run_c2")
+        await create(state, env, "run_c3", not_before_ms=NOW + 50)
+        await state.finish_run("run_c3", RunEvent.CANCEL, now_ms=NOW)
+
+        async def ids(delayed: bool, at_ms: int, *states: RunState) -> list[str]:
+            where = RunFilter(states=states, delayed=delayed, delayed_at_ms=at_ms)
+            return [run.id for run in (await state.runs(env, where, limit=10)).items]
+
+        assert await ids(True, NOW, RunState.QUEUED) == ["run_c1"]
+        assert await ids(False, NOW, RunState.QUEUED) == ["run_c2"]
+        assert await ids(False, NOW + 100, RunState.QUEUED) == ["run_c2", "run_c1"]
+        assert await ids(True, NOW, RunState.QUEUED, RunState.CANCELED) == ["run_c3", "run_c1"]
 
     async def test_a_released_key_starts_a_new_run(self, state: StateStore) -> None:
         env = await environment(state)

@@ -386,6 +386,7 @@ class TestFences:
         assert (await engine.streams.append(OUT, [text("a")], fence=2, first_part=0)).new == 0
 
     async def test_guests_are_not_asked_for_a_fence(self, engine: StreamsEngine) -> None:
+        """Rulings §1.3: one lease holder at a time writes parts; guests write beside it."""
         await engine.streams.raise_fence(OUT, 9)
         await write(engine.streams, "guest")
         assert bodies(await everything(engine.streams)) == ["guest"]

@@ -1,0 +1,171 @@
+"""Streams of a run over HTTP (wire-protocol §13).
+
+    PUT  …/streams/:run/:target/:stream           which way to write: always the one below
+    POST …/streams/:run/:target/:stream           JSON values, one a line
+    HEAD …/streams/:run/:target/:stream           how many values of a client are stored
+    POST …/streams/:run/:target/:stream/append    one text
+    GET  …/streams/:run/:stream                   follow as server-sent events
+    POST …/streams/:run/input/:stream             one value from outside to the run
+    GET  …/streams/:run/input/:stream             follow it
+
+A writer's values are numbered from 0 per client id, and their part ids say so: a writer that lost
+its connection sends everything again, and what is stored already adds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from everturn.errors import InvalidRequest, NotFound, RunNotFound, TooLarge
+from everturn.protocol.problems import MethodNotAllowed, Shape
+from everturn.protocol.sessions import decode
+from everturn.rules import limits
+from everturn.rules.access import require, require_secret, run_resources
+from everturn.server.routes.calls import (
+    SERVICES,
+    Answer,
+    Call,
+    Disconnected,
+    answer,
+    decode_segment,
+    failure,
+    origin_of,
+    preflight,
+    respond,
+)
+from everturn.server.routes.reading import follow_channel
+from everturn.server.services.run_streams import channel_of
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+PREFIX: Final = b"/realtime/v1/streams/"
+#: Values stored together, and their bytes.
+_VALUES_MAX: Final = 100
+_BYTES_MAX: Final = 512 * limits.KIB
+
+
+class _Input(msgspec.Struct):
+    data: Any
+
+
+async def run_streams(scope: Scope, receive: Receive, send: Send) -> None:
+    """Everything under `/realtime/v1/streams/`."""
+    origin = origin_of(scope)
+    if scope["method"] == "OPTIONS":
+        await respond(send, preflight(scope), None)
+        return
+    call = Call(scope[SERVICES], scope, receive, {})
+    try:
+        segments = [decode_segment(s) for s in scope["raw_path"][len(PREFIX) :].split(b"/")]
+        result = await _routed(call, segments, send)
+    except Disconnected:
+        return
+    except Exception as error:
+        if scope.get("everturn.started"):
+            # As in routes/channels.py: an orderly end would say that everything was delivered.
+            raise
+        result = failure(call, error)
+    if result is not None:
+        await respond(send, result, origin)
+
+
+async def _routed(call: Call, segments: list[str], send: Send) -> Answer | None:
+    method = call.scope["method"]
+    match segments, method:
+        case [run, stream], "GET":
+            await _follow(call, run, stream, send, is_input=False)
+            return None
+        case [run, "input", stream], "GET":
+            await _follow(call, run, stream, send, is_input=True)
+            return None
+        case [run, "input", stream], "POST":
+            return await _input(call, run, stream)
+        case [run, target, stream], "PUT":
+            await _writable(call, run, target, stream)
+            return answer({"version": "v1"}, 202)
+        case [run, target, stream], "POST":
+            return await _ingest(call, run, target, stream)
+        case [run, target, stream], "HEAD":
+            # Nothing is counted per client: it sends all again, and what is known adds nothing.
+            await _writable(call, run, target, stream)
+            return Answer(200, b"", ((b"x-last-chunk-index", b"-1"),))
+        case [run, target, stream, "append"], "POST":
+            return await _append(call, run, target, stream)
+        case [_, _] | [_, _, _] | [_, _, _, "append"], _:
+            raise MethodNotAllowed("Method not allowed", allow="GET, HEAD, POST, PUT, OPTIONS")
+    raise NotFound("Not found", should_retry=False)
+
+
+async def _writable(call: Call, run_id: str, target: str, stream: str) -> Any:
+    caller = await call.authenticate(public=True)
+    require_secret(caller)
+    call.shape = Shape.TEXT
+    run = await call.services.run_streams.target(caller.environment_id, run_id, target)
+    return channel_of(run, stream)
+
+
+async def _ingest(call: Call, run_id: str, target: str, stream: str) -> Answer:
+    channel = await _writable(call, run_id, target, stream)
+    client = call.header(b"x-client-id") or call.services.ids.part()
+    start = call.header(b"x-resume-from-chunk") or "0"
+    if not (start.isascii() and start.isdigit() and len(start) < 10):
+        raise InvalidRequest("X-Resume-From-Chunk is a number")
+    if len(client) > limits.PART_ID_CHARS_MAX // 2:
+        raise InvalidRequest(f"X-Client-Id has at most {limits.PART_ID_CHARS_MAX // 2} characters")
+    number, size = int(start), 0
+    held: list[tuple[str, bytes]] = []
+    async for line in call.lines(limits.CHUNK_BYTES_MAX):
+        held.append((f"{client}:{number}", _json_text(line)))
+        number += 1
+        size += len(line)
+        if len(held) >= _VALUES_MAX or size >= _BYTES_MAX:
+            await call.services.run_streams.append_values(channel, held)
+            held, size = [], 0
+    if held:
+        await call.services.run_streams.append_values(channel, held)
+    return answer({"ok": True})
+
+
+def _json_text(line: bytes) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"Invalid JSON in a stream: {error}") from error
+
+
+async def _append(call: Call, run_id: str, target: str, stream: str) -> Answer:
+    channel = await _writable(call, run_id, target, stream)
+    call.check_size(limits.RUN_STREAM_APPEND_BYTES_MAX)
+    part_id = call.header(b"x-part-id")
+    if part_id is not None and not 1 <= len(part_id) <= limits.PART_ID_CHARS_MAX:
+        raise InvalidRequest(f"X-Part-Id has 1 to {limits.PART_ID_CHARS_MAX} characters")
+    call.shape = Shape.CHANNEL
+    text = (await call.body(limits.RUN_STREAM_APPEND_BYTES_MAX)).decode("utf-8", "replace")
+    await call.services.run_streams.append_text(channel, text, part_id)
+    return answer({"ok": True})
+
+
+async def _input(call: Call, run_id: str, stream: str) -> Answer:
+    caller = await call.authenticate(public=True)
+    call.check_size(limits.APPEND_BODY_BYTES_MAX)
+    require(caller, "write", [("inputStreams", run_id)])
+    body = decode(await call.body(limits.APPEND_BODY_BYTES_MAX), _Input)
+    run = await call.services.run_streams.target(caller.environment_id, run_id, "self")
+    text = msgspec.json.encode(body.data).decode()
+    if len(text) > limits.CHUNK_BYTES_MAX:
+        raise TooLarge("Input too large", what="data", bytes_max=limits.CHUNK_BYTES_MAX)
+    channel = channel_of(run, stream, is_input=True)
+    await call.services.run_streams.append_text(channel, text, None)
+    return answer({"ok": True})
+
+
+async def _follow(call: Call, run_id: str, stream: str, send: Send, *, is_input: bool) -> None:
+    caller = await call.authenticate(public=True)
+    run = await call.services.state.run(caller.environment_id, run_id)
+    if run is None:
+        raise RunNotFound("Run not found", should_retry=False)
+    require(caller, "read", run_resources(run.id, run.task_id, run.tags, run.batch_id))
+    await follow_channel(call, channel_of(run, stream, is_input=is_input), send)

@@ -1,0 +1,123 @@
+"""An event loop whose time is virtual: a day passes as soon as there is nothing else to do.
+
+Everything that asks the loop for the time, and everything that waits on its timers, lives in
+virtual time: `anyio.sleep`, `move_on_after`, deadlines of cancel scopes, and `LoopClock`, which is
+what code of ours is handed. When no task can run, the time jumps to the next timer. So a lease
+that runs out costs no waiting, and a run of the whole system has one order of events.
+
+That order depends on nothing but the program: tasks are numbered as they are made and hash by
+that number, because anyio keeps tasks in sets, and a set of objects that hash by their address
+would cancel them in another order each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from everturn.errors import EverturnError
+from everturn.testing.clock import EPOCH_MS
+
+T = TypeVar("T")
+
+#: Real seconds to wait for a thread when no timer is set; nothing of ours needs one.
+_THREAD_S: Final = 5.0
+
+
+class Stuck(EverturnError):
+    """No task can run, no timer is set: nothing would ever happen again."""
+
+    code = "simulation_stuck"
+
+
+class _Selector(selectors.DefaultSelector):
+    """Looks at real descriptors without waiting, and lets virtual time pass instead."""
+
+    elapsed = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is not None:
+            self.elapsed += timeout
+            return []
+        ready = super().select(_THREAD_S)
+        if not ready:
+            raise Stuck("no task can run and no timer is set")
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+        self._numbers = itertools.count(1)
+        self.set_task_factory(self._make_task)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._virtual.elapsed
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any
+    ) -> asyncio.Task[T]:
+        return _NumberedTask(next(self._numbers), coro, loop=loop, **options)
+
+
+class _NumberedTask(asyncio.Task[T]):
+    def __init__(self, number: int, coro: Coroutine[Any, Any, T], **options: Any) -> None:
+        self._number = number  # first: the base class puts the task into a set
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class LoopClock:
+    """A process's clock on a virtual loop.
+
+    Args:
+        skew_ms: how far this process's wall clock is ahead of the others'.
+    """
+
+    def __init__(self, *, skew_ms: int = 0) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._skew_ms = skew_ms
+        self._held_until = 0.0
+
+    def now_ms(self) -> int:
+        return EPOCH_MS + self._skew_ms + round(self._loop.time() * 1000)
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        while (left_s := self._held_until - self._loop.time()) > 0:
+            await anyio.sleep(left_s)
+
+    def hold(self, seconds: float) -> None:
+        """Stall the process: its sleepers sleep on, while its clock shows how late it is."""
+        self._held_until = max(self._held_until, self._loop.time() + seconds)
+
+
+def run_virtual(main: Callable[[], Awaitable[T]], *, virtual_s_max: float = 3600.0) -> T:
+    """Run `main` on a virtual loop of its own; what it returns.
+
+    Raises TimeoutError when it takes longer than `virtual_s_max` of virtual time.
+    """
+
+    async def bounded() -> T:
+        with anyio.fail_after(virtual_s_max):
+            return await main()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(bounded())
