@@ -44,6 +44,12 @@ class Connection:
 
     async def follow(self, path: str, after: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Records of an event stream, as they come, from a connection of its own."""
+        async for line in self.lines(path, after):
+            for record in json.loads(line[6:])["records"]:
+                yield record
+
+    async def lines(self, path: str, after: int | None = None) -> AsyncIterator[bytes]:
+        """The `data:` lines with records of an event stream, undecoded."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
         last = f"Last-Event-ID: {after}\r\n" if after is not None else ""
         writer.write(
@@ -56,8 +62,7 @@ class Connection:
                 raise RuntimeError(f"{path}: {status}")
             while line := await reader.readline():
                 if line.startswith(b'data: {"records"'):
-                    for record in json.loads(line[6:])["records"]:
-                        yield record
+                    yield line
         finally:
             writer.close()
 

@@ -23,11 +23,11 @@ async def echo(turn: chat.Turn):
 
 @chat.agent("slow")
 async def slow(turn: chat.Turn):
-    """Twenty words over a second; one for "short"."""
+    """Sixty words over three seconds; one for "short"."""
     if newest(turn) == "short":
         yield "short"
         return
-    for word in range(20):
+    for word in range(60):
         yield f"w{word} "
         await anyio.sleep(0.05)
 

@@ -53,6 +53,8 @@ async def ask(chat: AgentChat, text: str) -> str:
 async def message_of(stream: ChatStream) -> dict[str, Any]:
     reducer = MessageReducer()
     async for chunk in stream:
+        if chunk["type"] == ChatStream.RESTARTED:
+            reducer = MessageReducer()  # what came before does not count any more
         reducer.feed(chunk)
     stream.raise_for_error()
     assert stream.complete
@@ -91,7 +93,7 @@ async def stop(cluster: Cluster) -> Expected:
 
     def check(turns: list[Turn]) -> None:
         stopped, after = turns
-        assert "w19" not in stopped.text, "the stop ended the turn it was meant for"
+        assert "w59" not in stopped.text, "the stop ended the turn it was meant for"
         assert after.text == "short", "and no other"
 
     return {"chat": check}
@@ -207,9 +209,11 @@ def the_app() -> App:
     return _app
 
 
-def play(name: str, fault: Fault | None = None, nth: int = 0) -> FaultyCalls:
+def play(
+    name: str, fault: Fault | None = None, nth: int = 0, *, only: str | None = None
+) -> FaultyCalls:
     """One scenario, with one fault at the n-th call; the counts. Raises for what went wrong."""
-    faults = FaultyCalls(fault, nth)
+    faults = FaultyCalls(fault, nth, only=only)
 
     async def main() -> None:
         async with Cluster(the_app(), seed=1, faults=faults).running() as cluster:

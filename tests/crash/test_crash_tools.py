@@ -12,8 +12,8 @@ import pytest
 from conversation import Conversations
 
 from everturn import AgentChat, ChatSessionState, ChatStream, runs, sessions
-from everturn.chat.messages import text_of
 from everturn.chat.reducer import MessageReducer
+from everturn.chat.ui_messages import text_of
 from everturn.client.config import configure
 from everturn.testing.processes import System
 

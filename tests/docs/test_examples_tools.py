@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from everturn import AgentChat
-from everturn.chat.messages import text_of
+from everturn.chat.ui_messages import text_of
 from everturn.client.config import configure
 from everturn.testing.processes import System
 

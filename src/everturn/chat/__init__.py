@@ -68,8 +68,6 @@ from everturn.chat.manual_compaction import (
     compaction_step,
 )
 from everturn.chat.message_input import messages
-from everturn.chat.messages import UIMessage, text_of
-from everturn.chat.messages import clean_aborted_parts as cleanup_aborted_parts
 from everturn.chat.prompts import prompt
 from everturn.chat.raw_output import stream
 from everturn.chat.run_options import run_options
@@ -84,6 +82,8 @@ from everturn.chat.steering import (
 from everturn.chat.stop_signal import StopSignal, stop_signal
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.chat.tools import Tool, ToolContext, client_tool, streaming_tool, tool
+from everturn.chat.ui_messages import UIMessage, text_of
+from everturn.chat.ui_messages import clean_aborted_parts as cleanup_aborted_parts
 from everturn.chat.upsert import upsert_incoming_message
 from everturn.client.start_action import create_access_token, create_start_session_action
 from everturn.protocol.chunks import INJECTED_CHUNK as PENDING_MESSAGE_INJECTED_TYPE

@@ -12,7 +12,7 @@ from typing import Any
 
 from everturn.chat import compaction as compactions
 from everturn.chat import handover as handovers
-from everturn.chat import messages
+from everturn.chat import ui_messages
 from everturn.chat.compaction import Compaction
 from everturn.chat.handover import Handover
 from everturn.chat.history import Lane
@@ -64,7 +64,7 @@ class MessageAccumulator:
             run.steering.watch(run)
 
     @property
-    def ui_messages(self) -> list[messages.UIMessage]:
+    def ui_messages(self) -> list[ui_messages.UIMessage]:
         """The history as clients see it."""
         return self._lane.messages
 
@@ -89,14 +89,14 @@ class MessageAccumulator:
         drops the trailing answer instead. Otherwise they are added: answers to tool calls go
         onto the message that holds the calls, everything else to the end.
         """
-        given = [_cleaned(message) for message in messages.repair(list(incoming))]
+        given = [_cleaned(message) for message in ui_messages.repair(list(incoming))]
         if trigger == "regenerate-message" and not given:
-            self._lane.replace_all(messages.accumulate(self._lane.messages, None, trigger))
+            self._lane.replace_all(ui_messages.accumulate(self._lane.messages, None, trigger))
         elif given and (turn == 0 or trigger == "regenerate-message"):
             self._lane.replace_all(given)
         else:
             for message in given:
-                chain = messages.accumulate(self._lane.messages, message, "submit-message")
+                chain = ui_messages.accumulate(self._lane.messages, message, "submit-message")
                 self._lane.replace_all(chain)
         return self.model_messages
 
@@ -106,14 +106,14 @@ class MessageAccumulator:
         Raises ChatContextError for a message without an id outside of a run.
         """
         made = dict(message)
-        if not messages.id_of(made):
-            made["id"] = messages.new_message_id(current_run().runtime.ids)
+        if not ui_messages.id_of(made):
+            made["id"] = ui_messages.new_message_id(current_run().runtime.ids)
         self._lane.upsert(made)
         return made
 
     def set_messages(self, ui_messages: Sequence[Mapping[str, Any]]) -> None:
         """Replace the history. What is no message is left out."""
-        self._lane.replace_all(messages.repair(list(ui_messages)))
+        self._lane.replace_all(ui_messages.repair(list(ui_messages)))
 
     # --- steering --------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class MessageAccumulator:
         Raises TooLarge when limits.INPUT_BUFFER_MAX wait already.
         """
         made = dict(message)
-        if messages.find(self._steering, messages.id_of(made)) is not None:
+        if ui_messages.find(self._steering, ui_messages.id_of(made)) is not None:
             return
         if len(self._steering) >= limits.INPUT_BUFFER_MAX:
             raise TooLarge(f"{len(self._steering)} messages wait already, which is the most")
@@ -187,5 +187,5 @@ class MessageAccumulator:
 
 def _cleaned(message: Message) -> Message:
     if message.get("role") == "assistant":
-        return messages.clean_aborted_parts(message)
+        return ui_messages.clean_aborted_parts(message)
     return message

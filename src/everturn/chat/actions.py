@@ -13,7 +13,6 @@ import logging
 from typing import Any
 
 from everturn.chat import commit, hooks
-from everturn.chat.messages import clean_aborted_parts, new_message_id
 from everturn.chat.output import Response, is_streamable
 from everturn.chat.state import ChatRun, TurnState
 from everturn.chat.turn import (
@@ -26,6 +25,7 @@ from everturn.chat.turn import (
     hydrate,
     resolve,
 )
+from everturn.chat.ui_messages import clean_aborted_parts, new_message_id
 from everturn.protocol.records import Input
 from everturn.tasks.signals import Stopped
 

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
-from everturn.chat import commit, handover, hooks, messages, reading
+from everturn.chat import commit, handover, hooks, reading, ui_messages
 from everturn.chat.intake import NOWHERE, Intake
 from everturn.chat.output import Chunk
 from everturn.chat.parts import is_tool_part, tool_name
@@ -114,7 +114,7 @@ def _payload_open(run: ChatRun) -> bool:
     message = run.payload.get("message")
     if not isinstance(message, dict):
         return False
-    return messages.find(run.lane.messages, messages.id_of(message)) is None
+    return ui_messages.find(run.lane.messages, ui_messages.id_of(message)) is None
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _past(
     fresh = [] if missing else _after_snapshot(snapshot, out)
     replay = replay_out(
         _without_handed_over(fresh),
-        messages.repair(snapshot.messages) if snapshot is not None else [],
+        ui_messages.repair(snapshot.messages) if snapshot is not None else [],
         inputs=inputs,
         cursor=snapshot.cursor if snapshot is not None else None,
         has_snapshot=snapshot is not None,
@@ -309,16 +309,16 @@ def _seed_chain(replay: Replay, recovery: Recovery) -> list[Message]:
     if kept is None:
         return chain
     message = message_of(kept)
-    chain = messages.accumulate(chain, dict(message) if message else None, kept.trigger)
+    chain = ui_messages.accumulate(chain, dict(message) if message else None, kept.trigger)
     if recovery.keeps_partial and replay.partial is not None:
-        chain = messages.merge_by_id(chain, [replay.partial])
+        chain = ui_messages.merge_by_id(chain, [replay.partial])
     return chain
 
 
 def _without_payload(run: ChatRun, turns: Sequence[Input]) -> list[Input]:
     """The boot payload drives its own message: a record of the same message does not (R-124)."""
     message = run.payload.get("message")
-    own = messages.id_of(message) if isinstance(message, dict) else ""
+    own = ui_messages.id_of(message) if isinstance(message, dict) else ""
     if not own or not _payload_open(run):
         return list(turns)
     return [item for item in turns if (message_of(item) or {}).get("id") != own]
@@ -363,9 +363,9 @@ async def _ask_author(
         run_id=run.ctx.run.id,
         chat_id=run.chat_id,
         previous_run_id=run.previous_run_id or "",
-        settled_messages=messages.as_objects(replay.chain),
-        in_flight_users=messages.as_objects(filter(None, map(message_of, in_flight))),
-        partial_assistant=messages.as_object(replay.partial or {}),
+        settled_messages=ui_messages.as_objects(replay.chain),
+        in_flight_users=ui_messages.as_objects(filter(None, map(message_of, in_flight))),
+        partial_assistant=ui_messages.as_object(replay.partial or {}),
         pending_tool_calls=_pending_calls(replay.partial_raw),
         writer=run.writer(),
     )

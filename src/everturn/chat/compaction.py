@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from everturn.chat import hooks
 from everturn.chat.failures import ends_attempt, logged
 from everturn.chat.hooks import call_declared
-from everturn.chat.messages import UIMessage, id_of
 from everturn.chat.parts import Message, is_tool_part, parts_of
 from everturn.chat.prepare import prepared
+from everturn.chat.ui_messages import UIMessage, id_of
 from everturn.protocol.chunks import COMPACTION_CHUNK
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from everturn.chat import messages
+from everturn.chat import ui_messages
 from everturn.chat.background import Work
 from everturn.chat.history import History
 from everturn.chat.output import Chunk, Response, Writer
@@ -74,7 +74,7 @@ async def _pipe(source: Any, signal: Signal | None, seed: Chunk | None = None) -
     run, turn = current_run(), current_turn()
     turn.piped += 1
     options = run.take_stream_options(turn)
-    message_id = messages.id_of(seed) if seed is not None else ""
+    message_id = ui_messages.id_of(seed) if seed is not None else ""
     made = Response(
         run.runtime,
         run.out,

@@ -88,6 +88,10 @@ class CustomAgent(ChatAgent[Any]):
             config=declared.config,
         )
 
+    def copy(self, task_id: str | None = None) -> CustomAgent:
+        """A second agent with the same function and options."""
+        return CustomAgent(task_id or self.task_id, self.function, self.options, self._config)
+
     def raw_cursor(self, run: ChatRun) -> int | None:
         """A loop that reads the channel by itself gets all that is not committed."""
         return run.intake.cursor().seq_num

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from everturn.chat.chunks import message_chunks
-from everturn.chat.messages import new_message_id, repair
 from everturn.chat.parts import (
     Message,
     Part,
@@ -39,6 +38,7 @@ from everturn.chat.parts import (
     parts_of,
     tool_name,
 )
+from everturn.chat.ui_messages import new_message_id, repair
 from everturn.ids import Ids
 from everturn.protocol.records import Input
 from everturn.rules import limits

@@ -19,12 +19,12 @@ from anyio.abc import TaskGroup
 from everturn.chat.chunks import check_chunk
 from everturn.chat.conversion import to_model_messages
 from everturn.chat.handover import wire_partial
-from everturn.chat.messages import new_message_id, repair
 from everturn.chat.output import as_chunks, close_iterator
 from everturn.chat.parts import tool_parts
 from everturn.chat.reducer import MessageReducer
 from everturn.chat.tools import listed
 from everturn.chat.turn_loop import with_tasks
+from everturn.chat.ui_messages import new_message_id, repair
 from everturn.client import wire
 from everturn.client.api import Api
 from everturn.client.follow import Follower

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from everturn.chat.messages import UIMessage, as_objects
 from everturn.chat.parts import is_tool_part, tool_name
+from everturn.chat.ui_messages import UIMessage, as_objects
 
 Message = dict[str, Any]
 _RESOLVED = ("output-available", "output-error")

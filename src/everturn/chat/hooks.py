@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from everturn.chat.messages import UIMessage
+from everturn.chat.ui_messages import UIMessage
 from everturn.errors import ConfigurationError
 from everturn.tasks.context import TaskContext
 

@@ -9,9 +9,8 @@ Writing an attribute replaces the value by a changed copy: whoever read the valu
 what he read, and the flag behind `has_changed` is set. Changing something inside the value is not
 seen.
 
-A run started as a tool of this one gets the values along: `locals_for_child` is what travels, and
-`hydrate_locals` what the child is given; there each local is built when it is first used. Nothing
-comes back.
+A run started as a tool of this one gets the values along: `locals_for_child` is what travels, in
+the child's tool options. There each local is built when it is first used. Nothing comes back.
 """
 
 from __future__ import annotations
@@ -159,15 +158,6 @@ def locals_for_child() -> dict[str, Any]:
             found.pop(id, None)
             log.debug("local.unserialisable: %s", id)
     return found
-
-
-def hydrate_locals(values: Mapping[str, Any]) -> None:
-    """Give this run the values its parent sent. Each is built when it is first used.
-
-    A value this run has set itself is kept.
-    """
-    own = _values()
-    own.received.update((id, data) for id, data in values.items() if id not in own.cells)
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from everturn.chat import compaction, messages
+from everturn.chat import compaction, ui_messages
 from everturn.chat import handover as handovers
 from everturn.chat.accumulator import MessageAccumulator
 from everturn.chat.compaction import Compaction
@@ -159,7 +159,7 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
         message = handovers.without_markers(message, self.handover)
         state.raw_response = message
         if state.stop.aborted:
-            message = messages.clean_aborted_parts(message)
+            message = ui_messages.clean_aborted_parts(message)
         return self.add_response(state.kept.move_to(message))
 
     def _keep_data(self) -> Message | None:

@@ -26,8 +26,8 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from everturn.chat import commit
-from everturn.chat.messages import accumulate
 from everturn.chat.steering import PendingMessages, is_steerable
+from everturn.chat.ui_messages import accumulate
 from everturn.errors import ConfigurationError
 from everturn.protocol.records import Input
 from everturn.rules.boot import message_of

@@ -34,15 +34,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from everturn.chat.injected import injected_ids
-from everturn.chat.messages import (
+from everturn.chat.parts import Message, Part, parts_of
+from everturn.chat.reducer import MessageReducer
+from everturn.chat.ui_messages import (
     accumulate,
     clean_aborted_parts,
     find,
     has_content,
     merge_by_id,
 )
-from everturn.chat.parts import Message, Part, parts_of
-from everturn.chat.reducer import MessageReducer
 from everturn.errors import UIMessageStreamError
 from everturn.protocol.chunks import RESERVED_PREFIX
 from everturn.protocol.records import (

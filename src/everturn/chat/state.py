@@ -17,13 +17,13 @@ from anyio.abc import TaskGroup
 from everturn.chat.background import Background, Deferred
 from everturn.chat.history import History, Lane
 from everturn.chat.intake import Intake
-from everturn.chat.messages import UIMessage, as_object, text_of
 from everturn.chat.output import Chunk, DataParts, Outlet, Writer
 from everturn.chat.policy import Policy
 from everturn.chat.steering import Steering
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.chat.tokens import Tokens
 from everturn.chat.transcript import Transcript
+from everturn.chat.ui_messages import UIMessage, as_object, text_of
 from everturn.errors import ChatContextError
 from everturn.protocol.records import Input, InputCursor
 from everturn.rules.trimming import TrimChain

@@ -30,7 +30,8 @@ from everturn.chat import hooks
 from everturn.chat.failures import ends_attempt, logged
 from everturn.chat.hooks import call_declared
 from everturn.chat.injected import marked_ids
-from everturn.chat.messages import (
+from everturn.chat.parts import Message
+from everturn.chat.ui_messages import (
     UIMessage,
     as_object,
     as_objects,
@@ -39,7 +40,6 @@ from everturn.chat.messages import (
     repair,
     text_of,
 )
-from everturn.chat.parts import Message
 from everturn.errors import ConfigurationError
 from everturn.protocol.chunks import INJECTED_CHUNK
 from everturn.protocol.records import Input

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from everturn.chat.messages import new_message_id
+from everturn.chat.ui_messages import new_message_id
 from everturn.ids import Ids
 
 Chunk = dict[str, Any]

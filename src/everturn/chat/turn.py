@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from everturn.chat import commit, compaction, handover, hooks, messages
+from everturn.chat import commit, compaction, handover, hooks, ui_messages
 from everturn.chat.failures import ends_attempt as ends_attempt
 from everturn.chat.failures import logged as logged
 from everturn.chat.handover import Handover
@@ -142,15 +142,14 @@ async def resolve(run: ChatRun, state: TurnState) -> None:
     run.client_data = state.client_data
     tools = run.agent.options.tools
     if callable(tools) and not isinstance(tools, list | tuple | dict | Tool):
-        tools = await call_declared(
-            tools,
-            hooks.ResolveToolsEvent(
-                chat_id=run.chat_id,
-                turn=state.turn,
-                continuation=run.continuation,
-                client_data=state.client_data,
-            ),
+        event = hooks.ResolveToolsEvent(
+            chat_id=run.chat_id,
+            turn=state.turn,
+            continuation=run.continuation,
+            client_data=state.client_data,
         )
+        run.observer.hook("tools", event)
+        tools = await call_declared(tools, event)
     state.tools = [tools] if isinstance(tools, Tool) else tools
 
 
@@ -159,14 +158,14 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
     message = state.wire_message if state.trigger == "submit-message" else None
     if message is not None:
         if message.get("role") == "assistant":
-            message = messages.clean_aborted_parts(message)
+            message = ui_messages.clean_aborted_parts(message)
         state.incoming = [message]
     elif state.handover is not None and run.agent.hydrates:
         state.incoming = handover.head_start_messages(run.payload)
     if state.incoming and run.agent.hooks.has("on_validate_messages"):
         event = hooks.ValidateMessagesEvent(
             chat_id=run.chat_id,
-            messages=messages.as_objects(state.incoming),
+            messages=ui_messages.as_objects(state.incoming),
             turn=state.turn,
             trigger=state.trigger,
         )
@@ -183,15 +182,15 @@ async def _accumulate(run: ChatRun, state: TurnState) -> None:
             state.new_ui_messages.append(state.incoming[-1])
         return
     if state.trigger == "regenerate-message":
-        run.lane.replace_all(messages.accumulate(run.lane.messages, None, state.trigger))
+        run.lane.replace_all(ui_messages.accumulate(run.lane.messages, None, state.trigger))
     for message in state.incoming:
         before = len(run.lane.messages)
-        run.lane.replace_all(messages.accumulate(run.lane.messages, message, "submit-message"))
+        run.lane.replace_all(ui_messages.accumulate(run.lane.messages, message, "submit-message"))
         if len(run.lane.messages) > before:
             state.new_ui_messages.append(message)
 
 
-def _compare(run: ChatRun, state: TurnState, before: list[messages.UIMessage]) -> None:
+def _compare(run: ChatRun, state: TurnState, before: list[ui_messages.UIMessage]) -> None:
     """What an incoming tool answer has changed: which calls, or nothing at all.
 
     An answer that is given twice, or comes too late, must not make the model speak again.
@@ -200,9 +199,9 @@ def _compare(run: ChatRun, state: TurnState, before: list[messages.UIMessage]) -
     if len(state.incoming) != 1 or state.incoming[0].get("role") != "assistant" or last is None:
         return
     answer = state.incoming[0]
-    state.answered = messages.newly_answered(before, run.lane.messages, answer)
-    known = messages.find_by_tool_call(before, messages.tool_call_ids(answer)) is not None
-    state.nothing_new = known and not state.answered and not messages.awaits_model(last)
+    state.answered = ui_messages.newly_answered(before, run.lane.messages, answer)
+    known = ui_messages.find_by_tool_call(before, ui_messages.tool_call_ids(answer)) is not None
+    state.nothing_new = known and not state.answered and not ui_messages.awaits_model(last)
 
 
 def _splice(run: ChatRun, state: TurnState) -> None:
@@ -217,7 +216,7 @@ async def hydrate(run: ChatRun, state: TurnState) -> None:
         chat_id=run.chat_id,
         turn=state.turn,
         trigger=state.trigger,
-        incoming_messages=messages.as_objects(state.incoming),
+        incoming_messages=ui_messages.as_objects(state.incoming),
         previous_messages=run.lane.messages,
         client_data=state.client_data,
         continuation=run.continuation,
@@ -226,9 +225,9 @@ async def hydrate(run: ChatRun, state: TurnState) -> None:
     chain = hooks.message_list(await run.hook("hydrate_messages", event), "hydrate_messages")
     run.lane.apply()
     for message in state.incoming:
-        stored = messages.find(chain, messages.id_of(message))
+        stored = ui_messages.find(chain, ui_messages.id_of(message))
         if stored is not None:
-            chain = messages.merge_by_id(chain, [messages.overlay(stored, message)])
+            chain = ui_messages.merge_by_id(chain, [ui_messages.overlay(stored, message)])
     run.lane.replace_all(chain)
 
 
@@ -312,11 +311,11 @@ def response_of(run: ChatRun, state: TurnState) -> Response:
     last = run.lane.last
     seed = last if last is not None and last.get("role") == "assistant" else None
     options = run.take_stream_options(state)
-    if seed is not None and messages.id_of(seed):
+    if seed is not None and ui_messages.id_of(seed):
         return Response(
             run.runtime,
             run.out,
-            message_id=messages.id_of(seed),
+            message_id=ui_messages.id_of(seed),
             seed=seed,
             is_open=state.handover is not None,
             options=options,
@@ -348,10 +347,10 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
         return
     message = handover.without_markers(message, state.handover)
     if failed or state.stopped:
-        message = messages.clean_aborted_parts(message)
+        message = ui_messages.clean_aborted_parts(message)
     state.response = message = state.kept.move_to(message)
     keep_joined(run, state, message)
-    if failed and not messages.has_content(message):
+    if failed and not ui_messages.has_content(message):
         return
     run.lane.upsert(message)
     state.new_ui_messages.append(message)
@@ -359,7 +358,7 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
 
 def empty_response(run: ChatRun) -> dict[str, Any]:
     """An assistant message that holds data parts only (R-146)."""
-    return {"id": messages.new_message_id(run.runtime.ids), "role": "assistant", "parts": []}
+    return {"id": ui_messages.new_message_id(run.runtime.ids), "role": "assistant", "parts": []}
 
 
 async def drain_deferred(run: ChatRun, state: TurnState) -> None:
@@ -423,7 +422,10 @@ async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
         return
     run.intake.unstoppable()
     message = state.wire_message
-    if message is not None and messages.find(run.lane.messages, messages.id_of(message)) is None:
+    if (
+        message is not None
+        and ui_messages.find(run.lane.messages, ui_messages.id_of(message)) is None
+    ):
         run.lane.replace_all([*run.lane.messages, message])
     cursor = _decided(run)
     seq_num = await commit.turn_complete(run, cursor, error=run.error_text(error))
@@ -481,7 +483,7 @@ def end_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:
     """The fields that both completion events share."""
     return {
         **turn_fields(run, state),
-        "new_ui_messages": messages.as_objects(state.new_ui_messages),
+        "new_ui_messages": ui_messages.as_objects(state.new_ui_messages),
         "response_message": _object(state.response),
         "raw_response_message": _object(state.raw_response),
         "stopped": state.stopped,
@@ -490,5 +492,5 @@ def end_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:
     }
 
 
-def _object(message: dict[str, Any] | None) -> messages.UIMessage | None:
-    return None if message is None else messages.as_object(message)
+def _object(message: dict[str, Any] | None) -> ui_messages.UIMessage | None:
+    return None if message is None else ui_messages.as_object(message)

@@ -169,7 +169,7 @@ async def _open_state(settings: Settings, clock: Clock, ids: Ids) -> StateStore:
         return MemoryState()
     from everturn.storage.sql import SqlState
 
-    return await SqlState.open(url, clock=clock, ids=ids)
+    return await SqlState.open(url, clock=clock, ids=ids, sync=settings.sync)
 
 
 async def _open_streams(settings: Settings, clock: Clock) -> StreamStore:
@@ -183,7 +183,7 @@ async def _open_streams(settings: Settings, clock: Clock) -> StreamStore:
         raise ConfigurationError(f"no stream engine for {scheme!r}: sqlite and memory exist")
     from everturn.storage.sqlite import SqliteStreams
 
-    return await SqliteStreams.open(Path(path), clock)
+    return await SqliteStreams.open(Path(path), clock, sync=settings.sync)
 
 
 def _open_objects(settings: Settings) -> ObjectStore:

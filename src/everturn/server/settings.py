@@ -71,6 +71,11 @@ class Settings:
         "folder.",
         secret=True,
     )
+    sync: bool = _setting(
+        True,
+        "Whether the embedded engines sync every commit to disk. `false` is for measurements: "
+        "acknowledged records may be lost at power loss.",
+    )
     servers: int = _setting(1, "How many servers share these engines.")
     rate_limits: bool | None = _setting(
         None, "Whether requests under `/api` are limited per key. Default: off on loopback."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from everturn.errors import EverturnError
 from everturn.protocol.records import (
@@ -18,8 +18,10 @@ from everturn.protocol.records import (
     Input,
     InputCursor,
     Record,
+    input_body,
     open_envelope,
     parse_input,
+    trim_target,
 )
 
 
@@ -75,6 +77,49 @@ def check_history(
     turns = _turns(outputs)
     _check_answers([parse_input(r) for r in inputs], turns, settled=settled)
     return turns
+
+
+class Acknowledged(NamedTuple):
+    """An append that a client was told is stored."""
+
+    session: str
+    io: str
+    part_id: str
+    seq_num: int
+    text: str
+
+
+def check_acknowledged(records: Sequence[Record], told: Sequence[Acknowledged]) -> None:
+    """Every acknowledged append is stored once, where the client was told (P-1, P-5)."""
+    bodies = {record.seq_num: record.body for record in records}
+    for one in told:
+        if bodies.get(one.seq_num) != input_body(one.text, one.part_id):
+            raise PromiseBroken(
+                f"P-1: {one.io} record {one.seq_num} of {one.session} was acknowledged as part "
+                f"{one.part_id!r} and is not that part"
+            )
+
+
+def check_reader(seen: Sequence[Record], records: Sequence[Record]) -> None:
+    """What one reader saw, over all its connections, against the log read afterwards (P-2).
+
+    It may have missed only what was trimmed while it was away: then it went on at the first
+    record that was visible, which some trim had asked for.
+    """
+    stored = {record.seq_num: record for record in records}
+    starts = {trim_target(record.headers, record.body) for record in records}
+    last = -1
+    for record in seen:
+        if record.seq_num <= last:
+            raise PromiseBroken(f"P-2: a reader got record {record.seq_num} after {last}")
+        original = stored.get(record.seq_num)
+        if original is None or original.wire != record.wire:
+            raise PromiseBroken(f"P-2: a reader got a record {record.seq_num} that is not stored")
+        if record.seq_num != last + 1 and record.seq_num not in starts:
+            raise PromiseBroken(f"P-2: a reader got {record.seq_num} after {last}")
+        last = record.seq_num
+    if records and last != records[-1].seq_num:
+        raise PromiseBroken(f"P-2: a reader saw nothing after {last} of {records[-1].seq_num}")
 
 
 def _check_order(io: str, records: Sequence[Record]) -> None:

@@ -31,6 +31,7 @@ from everturn.client.agent_chat import AgentChat
 from everturn.client.api import Api
 from everturn.client.config import Target
 from everturn.clock import Clock
+from everturn.errors import EverturnError
 from everturn.ids import RandomIds
 from everturn.protocol.records import ChannelName, Io, Record
 from everturn.rules import limits
@@ -78,6 +79,7 @@ class ServerLife(_Life):
         super().__init__(f"server-{number}")
         self._cluster = cluster
         self._links: TaskGroup | None = None
+        self.started = False
         self.app: AsgiApp
         self.http: AsgiTransport
 
@@ -86,14 +88,26 @@ class ServerLife(_Life):
         self._links.start_soon(work, *args)
 
     def kill(self) -> None:
+        self._unreachable()
+        super().kill()
+
+    def _unreachable(self) -> None:
         network = self._cluster.network
         if network.server is self:
             network.server = None
             self.http.cut()
             network.cut_links()
-        super().kill()
 
     async def run(self) -> None:
+        """Live. A start that fails ends the process, as it does a real one; so does being dead."""
+        try:
+            await self._live()
+        except (EverturnError, BaseExceptionGroup):
+            if self.started and not self.dead:
+                raise  # No fault of a store may end a server that is up.
+        self.dead = True
+
+    async def _live(self) -> None:
         cluster, faults = self._cluster, self._cluster.faults
         # Loosely typed: a wrapper of a port has its methods by forwarding.
         state: Any = FaultyPort(cluster.state, "state", faults, self)
@@ -114,14 +128,14 @@ class ServerLife(_Life):
                 anyio.create_task_group() as links,
             ):
                 self.app, self.http, self._links = system.app, http, links
+                self.started = True
                 cluster.environment_id = system.environment.id
                 cluster.network.server = self
                 cluster.changed()
                 try:
                     await anyio.sleep_forever()
                 finally:
-                    self.kill()
-        self.dead = True
+                    self._unreachable()
 
 
 class WorkerLife(_Life):

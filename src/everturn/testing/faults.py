@@ -68,10 +68,16 @@ class FaultyCalls:
         counts: calls by place.
     """
 
-    def __init__(self, fault: Fault | None = None, nth: int = 0) -> None:
-        """Without a fault nothing fails, and all places are counted."""
+    def __init__(
+        self, fault: Fault | None = None, nth: int = 0, *, only: str | None = None
+    ) -> None:
+        """Without a fault nothing fails, and all places are counted.
+
+        `only` names the calls that are counted, such as `state.wake_run`; all when None.
+        """
         self._fault = fault
         self._nth = nth
+        self._only = only
         self.counts: dict[Place, int] = dict.fromkeys(Place, 0)
         self.fired: str | None = None
         self.armed = False
@@ -84,7 +90,7 @@ class FaultyCalls:
 
     def due(self, place: Place, name: str) -> Fault | None:
         """Count one call; the fault, if this call is the one that fails."""
-        if not self.armed:
+        if not self.armed or (self._only is not None and name != self._only):
             return None
         self.counts[place] += 1
         fault = self._fault

@@ -8,7 +8,8 @@ the loop to come to rest.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
@@ -17,92 +18,44 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from everturn.chat.definition import ChatAgent
-from everturn.chat.messages import new_message_id
-from everturn.chat.reducer import MessageReducer
+from everturn.chat.handover import wire_partial
+from everturn.chat.local import ChatLocal
 from everturn.clock import Clock
 from everturn.errors import EverturnError
-from everturn.protocol.records import (
-    IN_CURSOR_HEADER,
-    TOKEN_HEADER,
-    TURN_COMPLETE,
-    InputCursor,
-    NewRecord,
-    Record,
-    control_record,
-    data_body,
-    open_envelope,
-    parse_input,
-    trim_target,
-)
+from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record, parse_input
 from everturn.protocol.runs import RunInfo
 from everturn.tasks import registry
+from everturn.tasks import scope as scopes
 from everturn.tasks.failures import AttemptFailed
 from everturn.tasks.runtime import running
 from everturn.testing.clock import VirtualClock
-from everturn.testing.runtime import SNAPSHOT, MemoryRuntime, World
+from everturn.testing.harness_session import SessionSide
+from everturn.testing.harness_turn import HarnessTurn as HarnessTurn
+from everturn.testing.runtime import MemoryRuntime, World
+from everturn.testing.task_context import context_with
 
-Mode = Literal["preload", "submit-message", "continuation"]
+Mode = Literal["preload", "submit-message", "continuation", "handover-prepare"]
 Message = dict[str, Any]
+#: `set(local, value)`: gives a `chat.local` its value before the agent starts.
+SetLocal = Callable[[ChatLocal[Any], Any], None]
+SetupLocals = Callable[[SetLocal], Awaitable[None] | None]
 RESTING: Final = frozenset({"wait", "suspended", "end"})
+#: Real seconds that leaving a harness may take.
+CLOSE_S_MAX: Final = 1.0
 
 
-class HarnessTurn:
-    """What one turn wrote: its chunks, and its records as a raw list with control markers."""
+class ChatHarness(SessionSide):
+    """Drives one chat. Made by `mock_chat_agent`.
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = tuple(records)
-        self.raw_chunks = raw_chunks(records)
-        self.chunks = [c for c in self.raw_chunks if not str(c["type"]).startswith("trigger:")]
-
-    @property
-    def text(self) -> str:
-        """All text deltas put together."""
-        return "".join(c["delta"] for c in self.chunks if c["type"] == "text-delta")
-
-    @property
-    def errors(self) -> list[str]:
-        return [c["errorText"] for c in self.chunks if c["type"] == "error"]
-
-    @property
-    def tool_calls(self) -> list[dict[str, Any]]:
-        return [c for c in self.chunks if c["type"] == "tool-input-available"]
-
-    @property
-    def message(self) -> Message:
-        """The message a client would show."""
-        reducer = MessageReducer()
-        for chunk in self.chunks:
-            reducer.feed(chunk)
-        return reducer.message
-
-    @property
-    def turn_complete(self) -> Record:
-        return next(r for r in reversed(self.records) if r.control == TURN_COMPLETE)
-
-    @property
-    def cursor(self) -> InputCursor:
-        return InputCursor.of(self.turn_complete)
-
-
-def raw_chunks(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Chunks of data records, and `trigger:<subtype>` markers for control records."""
-    found: list[dict[str, Any]] = []
-    for record in records:
-        if record.control is not None:
-            marker: dict[str, Any] = {"type": f"trigger:{record.control}"}
-            token = record.header(TOKEN_HEADER)
-            if token is not None:
-                marker["publicAccessToken"] = token
-            found.append(marker)
-        elif record.is_data:
-            opened = open_envelope(record.body)
-            if opened is not None:
-                found.append(opened[0])
-    return found
-
-
-class ChatHarness:
-    """Drives one chat. Made by `mock_chat_agent`."""
+    Attributes:
+        state: what the run does: boot, preload, handover, wait, turn, action, suspended, end.
+        hook_calls: names of hooks, and `tools` and `run`, in the order they were called.
+        events: the same with their events.
+        timeline: the hook calls, and between them what was stored: `TC` (a turn-complete),
+            `SN` (a snapshot), `upgrade-required`.
+        outcomes: `(run id, how it ended)`: completed, failed, crashed.
+        error: what the newest run failed with.
+    """
 
     def __init__(
         self,
@@ -113,36 +66,45 @@ class ChatHarness:
         client_data: Any,
         clock: Clock | None,
         payload: Mapping[str, Any],
+        task_context: Mapping[str, Any] | None = None,
+        setup_locals: SetupLocals | None = None,
     ) -> None:
+        super().__init__(World(chat_id, clock=clock))
+        self.world.stored = self._stored
         self.agent = agent
         self.chat_id = chat_id
         self.client_data = client_data
-        self.world = World(chat_id, clock=clock)
         self._tasks = tasks
         self._payload = dict(payload)
+        self._task_context = dict(task_context or {})
+        self._setup_locals = setup_locals
         self._scope: anyio.CancelScope | None = None
         self._changed = anyio.Event()
         self._runs = 0
         self._run_id = ""
         self.runtime: MemoryRuntime | None = None
         self.state = "none"
-        #: Names of hooks, and `run`, in the order they were called.
         self.hook_calls: list[str] = []
-        #: The same with their events.
         self.events: list[tuple[str, Any]] = []
-        #: `(run id, how it ended)`: completed, failed, crashed.
+        self.timeline: list[str] = []
         self.outcomes: list[tuple[str, str]] = []
         self.error: BaseException | None = None
 
     # --- observing (chat.state.Observer) ---------------------------------------------------------
 
     def hook(self, name: str, event: Any) -> None:
+        """A hook, the tools of a turn, or `run`, is about to be called."""
         self.hook_calls.append(name)
+        self.timeline.append(name)
         self.events.append((name, event))
 
     def phase(self, name: str) -> None:
+        """The run goes on to something else."""
         self.state = name
         self._notify()
+
+    def _stored(self, what: str) -> None:
+        self.timeline.append({TURN_COMPLETE: "TC"}.get(what, what))
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -191,7 +153,8 @@ class ChatHarness:
 
     async def start(self, *, attempt: int = 1, payload: Mapping[str, Any] | None = None) -> None:
         """Claim a run: a new one, or with `attempt` > 1 the same one again."""
-        if attempt == 1:
+        await self._plant()
+        if attempt == 1 or not self._run_id:
             self._runs += 1
             self._run_id = self.world.ids.new("run")
         body = dict(self._payload if payload is None else payload)
@@ -230,8 +193,11 @@ class ChatHarness:
         with scope:
             async with anyio.create_task_group() as tasks:
                 runtime = self.runtime = MemoryRuntime(self.world, info, tasks)
+                scope_of_run = scopes.of(runtime)
+                scope_of_run.context = context_with(scope_of_run.context, self._overrides(info))
                 try:
                     with running(runtime):
+                        await self._set_locals()
                         await self.agent.run(runtime, self)
                     await runtime.flush()
                     outcome = "completed"
@@ -246,6 +212,16 @@ class ChatHarness:
             if outcome == "completed" and await self._has_open():
                 await self._continue()
             self._notify()
+
+    def _overrides(self, info: RunInfo) -> dict[str, Any]:
+        """What the test says of `ctx`; the attempt's number is the one that really runs."""
+        return {**self._task_context, "attempt.number": info.attempt}
+
+    async def _set_locals(self) -> None:
+        if self._setup_locals is not None:
+            made = self._setup_locals(lambda local, value: local.init(value))
+            if inspect.isawaitable(made):
+                await made
 
     async def _has_open(self) -> bool:
         """Whether a record that wants an answer is left (rulings §1.10)."""
@@ -282,6 +258,18 @@ class ChatHarness:
         else:
             await self.start(attempt=attempt)
 
+    async def close(self) -> None:
+        """Send a close, end the run if it does not end by that, and wait a second at most.
+
+        Called when the `async with` block is left. A run in the middle of a turn is not waited
+        for; its process goes away, as in `crash`.
+        """
+        with anyio.move_on_after(CLOSE_S_MAX):
+            if self.alive and self.state in RESTING:
+                await self.world.post(msgspec.json.encode(self.wire("close")).decode())
+                await self.reached(lambda: not self.alive or self.state not in RESTING)
+            await self.crash()
+
     async def _ensure_run(self) -> None:
         if self._scope is None:
             if self._runs == 0:
@@ -291,12 +279,6 @@ class ChatHarness:
 
     # --- driving -------------------------------------------------------------------------------
 
-    def user(self, message: Message | str) -> Message:
-        if isinstance(message, dict):
-            return message
-        parts = [{"type": "text", "text": message}]
-        return {"id": new_message_id(self.world.ids), "role": "user", "parts": parts}
-
     async def post(self, chunk: Any, *, part_id: str | None = None) -> int:
         """Append any input chunk (or text) and see that a run reads it. Does not wait."""
         text = chunk if isinstance(chunk, str) else msgspec.json.encode(chunk).decode()
@@ -305,13 +287,6 @@ class ChatHarness:
         return seq_num
 
     send_raw = post
-
-    def wire(self, trigger: str, **fields: Any) -> dict[str, Any]:
-        """The input chunk of a message record."""
-        payload = {"chatId": self.chat_id, "trigger": trigger, **fields}
-        if self.client_data is not None:
-            payload.setdefault("metadata", self.client_data)
-        return {"kind": "message", "payload": payload}
 
     async def post_message(self, message: Message | str, **fields: Any) -> int:
         """Append a user message and do not wait for its turn; its seq_num."""
@@ -340,6 +315,45 @@ class ChatHarness:
 
     async def send_close(self) -> int:
         return await self.post(self.wire("close"))
+
+    async def send_head_start(self, messages: Sequence[Message]) -> None:
+        """Start the run as a head start does, with the history of the first request.
+
+        For a harness that was made with `start=False`. Returns when it waits for the handover.
+        """
+        if self.alive:
+            raise EverturnError("a head start begins a run: make the harness with start=False")
+        boot = {"trigger": "handover-prepare", "headStartMessages": list(messages)}
+        await self.start(payload=boot)
+
+    async def send_handover(
+        self,
+        partial: Message | Sequence[Message],
+        *,
+        is_final: bool = False,
+        message_id: str | None = None,
+    ) -> HarnessTurn:
+        """Hand over the first step of the answer; returns at the turn-complete.
+
+        Args:
+            partial: the step as a UI message, or as model messages in AI SDK JSON.
+            message_id: the id it was streamed under; that of the UI message when left out.
+        """
+        chunk: dict[str, Any] = {"kind": "handover", "isFinal": is_final}
+        if isinstance(partial, dict):
+            message_id = message_id or partial.get("id")
+            chunk["partialAssistantMessage"] = wire_partial(partial, is_final=is_final)
+        else:
+            chunk["partialAssistantMessage"] = list(partial)
+        if message_id is not None:
+            chunk["messageId"] = message_id
+        return await self.send(chunk)
+
+    async def send_handover_skip(self) -> None:
+        """The warm side failed; returns when the run has ended, after a second at most."""
+        await self.post({"kind": "handover-skip"})
+        with anyio.move_on_after(CLOSE_S_MAX):
+            await self.reached(lambda: not self.alive)
 
     async def send(self, chunk: Any) -> HarnessTurn:
         """Append an input and return at the next turn-complete."""
@@ -379,70 +393,6 @@ class ChatHarness:
             race.cancel_scope.cancel()
         watch.close()
 
-    # --- seeding and looking ---------------------------------------------------------------------
-
-    async def seed_snapshot(self, snapshot: Mapping[str, Any]) -> None:
-        """What the next boot reads."""
-        await self.world.objects.put(SNAPSHOT, msgspec.json.encode(snapshot))
-
-    async def get_snapshot(self) -> dict[str, Any] | None:
-        """The stored snapshot."""
-        data = await self.world.objects.get(SNAPSHOT)
-        found: dict[str, Any] | None = None if data is None else msgspec.json.decode(data)
-        return found
-
-    async def seed_out(self, *items: Mapping[str, Any]) -> list[int]:
-        """Chunks on `.out`, written by nobody in particular.
-
-        A `trigger:turn-complete` marker becomes a control record, with `cursor` as its header.
-        """
-        made: list[NewRecord] = []
-        for item in items:
-            if item["type"] == "trigger:turn-complete":
-                cursor = item.get("cursor")
-                headers = [] if cursor is None else [(IN_CURSOR_HEADER, str(cursor))]
-                made.append(control_record(TURN_COMPLETE, headers))
-            else:
-                part = self.world.ids.part()
-                made.append(NewRecord(data_body(msgspec.json.encode(item), part), (), part))
-        return list((await self.world.streams.append(self.world.channel("out"), made)).seq_nums)
-
-    async def seed_in(self, *items: Message | str) -> list[int]:
-        """User messages (or whole chunks, by their `kind`) on `.in`, before a run reads them."""
-        seqs = []
-        for item in items:
-            whole = isinstance(item, dict) and "kind" in item
-            chunk = item if whole else self.wire("submit-message", message=self.user(item))
-            seqs.append(await self.world.post(msgspec.json.encode(chunk).decode()))
-        return seqs
-
-    async def records(self, io: Literal["in", "out"] = "out") -> list[Record]:
-        """All records ever written, trimmed ones included."""
-        return await self.world.read_all(io)
-
-    async def turns(self) -> list[HarnessTurn]:
-        """All complete turns so far."""
-        found: list[HarnessTurn] = []
-        open_: list[Record] = []
-        for record in await self.records():
-            open_.append(record)
-            if record.control == TURN_COMPLETE:
-                found.append(HarnessTurn(open_))
-                open_ = []
-        return found
-
-    async def trims(self) -> list[int]:
-        """What trim commands asked for, in order."""
-        targets = [trim_target(r.headers, r.body) for r in await self.records()]
-        return [target for target in targets if target is not None]
-
-    async def all_chunks(self) -> list[dict[str, Any]]:
-        raw = await self.all_raw_chunks()
-        return [chunk for chunk in raw if not str(chunk["type"]).startswith("trigger:")]
-
-    async def all_raw_chunks(self) -> list[dict[str, Any]]:
-        return raw_chunks(await self.records())
-
 
 @asynccontextmanager
 async def mock_chat_agent(
@@ -455,6 +405,9 @@ async def mock_chat_agent(
     continuation: bool = False,
     previous_run_id: str | None = None,
     snapshot: Mapping[str, Any] | None = None,
+    head_start_messages: Sequence[Message] | None = None,
+    task_context: Mapping[str, Any] | None = None,
+    setup_locals: SetupLocals | None = None,
     attempt: int = 1,
     clock: Clock | None = None,
     start: bool = True,
@@ -464,8 +417,19 @@ async def mock_chat_agent(
 
     Args:
         agent: the agent, or the id of a registered one.
+        chat_id: names the chat and its session.
+        client_data: sent as `metadata` with everything.
         mode: the boot payload; derived from `preload` and `continuation` when left out. In mode
             `submit-message` the run starts with the first message that is posted (D-23).
+        previous_run_id: of a continuation.
+        snapshot: what the boot finds stored.
+        head_start_messages: the history in the boot payload of mode `handover-prepare`.
+        task_context: members of `ctx` to replace, nested or dotted: `{"attempt.number": 2}`.
+        setup_locals: called with `set(local, value)` before each run starts, before `on_boot`:
+            the place to hand in fakes.
+        attempt: which attempt the first run is.
+        clock: virtual when left out.
+        idle_timeout_s: the payload's hint.
         start: False leaves starting to the first `send_…`, so that a test can seed first.
 
     Raises LookupError for an id nobody registered.
@@ -477,6 +441,9 @@ async def mock_chat_agent(
     payload: dict[str, Any] = (
         {"continuation": True} if mode == "continuation" else {"trigger": mode}
     )
+    if mode == "handover-prepare" and head_start_messages is not None:
+        payload["headStartMessages"] = list(head_start_messages)
+    attempt = _attempt(task_context) or attempt
     if previous_run_id is not None:
         payload["previousRunId"] = previous_run_id
     if idle_timeout_s is not None:
@@ -489,6 +456,8 @@ async def mock_chat_agent(
             client_data=client_data,
             clock=clock,
             payload=payload,
+            task_context=task_context,
+            setup_locals=setup_locals,
         )
         if snapshot is not None:
             await harness.seed_snapshot(snapshot)
@@ -496,5 +465,14 @@ async def mock_chat_agent(
             if start and mode != "submit-message":
                 await harness.start(attempt=attempt)
             yield harness
+            await harness.close()
         finally:
             tasks.cancel_scope.cancel()
+
+
+def _attempt(task_context: Mapping[str, Any] | None) -> int | None:
+    """The attempt that `task_context` asks for, nested or dotted."""
+    given = task_context or {}
+    nested = given.get("attempt")
+    number = given.get("attempt.number", nested.get("number") if nested else None)
+    return number if isinstance(number, int) else None

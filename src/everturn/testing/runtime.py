@@ -8,7 +8,7 @@ checked by the store as in production, so a run that was superseded finds out in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -18,7 +18,15 @@ from anyio.lowlevel import checkpoint
 from everturn.clock import Clock
 from everturn.errors import EverturnError, Fenced, NotFound, RunNotFound
 from everturn.ids import Ids, RandomIds
-from everturn.protocol.records import ChannelName, InputCursor, Io, NewRecord, Record, input_body
+from everturn.protocol.records import (
+    CONTROL_HEADER,
+    ChannelName,
+    InputCursor,
+    Io,
+    NewRecord,
+    Record,
+    input_body,
+)
 from everturn.protocol.runs import RunInfo, RunResult, TokenResult
 from everturn.rules import limits
 from everturn.storage.memory.objects import MemoryObjects
@@ -52,6 +60,8 @@ class World:
         #: Names of the reads a run made: "snapshot", "in", "out".
         self.reads: list[str] = []
         self.snapshot_writes = 0
+        #: Told of each control record and snapshot (`SN`) as it is stored.
+        self.stored: Callable[[str], None] = lambda what: None
         #: Raised by the next calls of that name ("load_snapshot", "save_snapshot", "read", …).
         self.faults: dict[str, list[EverturnError]] = {}
 
@@ -189,6 +199,10 @@ class MemoryRuntime:
                 stored = await self.world.streams.append(
                     channel, records, fence=self._info.fence, first_part=first_part
                 )
+                for record in records:
+                    control = dict(record.headers).get(CONTROL_HEADER)
+                    if control is not None:
+                        self.world.stored(control)
                 receipt.settle(stored.seq_nums)
             except EverturnError as error:
                 if isinstance(error, Fenced):
@@ -268,6 +282,7 @@ class MemoryRuntime:
         self.world.fail("save_snapshot")
         self.world.snapshot_writes += 1
         await self.world.objects.put(SNAPSHOT, data)
+        self.world.stored("SN")
 
     async def mint_token(self, scopes: Sequence[str], ttl_s: int) -> str:
         self.world.fail("mint_token")

@@ -272,6 +272,8 @@ class Link:
             finally:
                 tasks.cancel_scope.cancel()
                 self._closed = LeaseLost("the worker is stopping")
+                # Runs that are left would wait for acknowledgements that nobody can bring.
+                self._peer.lease_lost()
                 self.fail_calls(self._closed)
 
     async def _stay_connected(self) -> None:

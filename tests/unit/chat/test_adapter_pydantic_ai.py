@@ -24,8 +24,8 @@ from everturn.chat.adapters.offline import offline_model
 from everturn.chat.adapters.pydantic_ai import AgentStream, as_agent_chunks, stream_agent
 from everturn.chat.adapters.usage import InputTokens, OutputTokens, Usage
 from everturn.chat.chunks import check_chunk
-from everturn.chat.messages import text_of
 from everturn.chat.reducer import MessageReducer
+from everturn.chat.ui_messages import text_of
 from everturn.errors import StreamAlreadyConsumed
 from everturn.tasks.signals import Signal
 

@@ -305,6 +305,15 @@ class TestInject:
             taken = background.take([user("q", "u"), answered])
         assert said(taken) == ["aside"]
 
+    async def test_behind_a_message_without_an_id_it_is_heard_for_one_turn(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            background = Background(tasks)
+            background.inject(["aside"])
+            background.place([user("q", "")])
+            assert said(background.lane([user("q", "")], lambda part, newest: [])) == ["aside"]
+            background.place([user("q", "")])
+            assert background.lane([user("q", "")], lambda part, newest: []) == []
+
     async def test_a_step_boundary_takes_what_waits_and_later_turns_keep_it(self) -> None:
         """R-165, the seam."""
         listener = Listener()

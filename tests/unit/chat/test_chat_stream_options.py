@@ -15,8 +15,8 @@ from pydantic_ai.usage import RunUsage
 
 from everturn import chat
 from everturn.chat.adapters.usage import Usage
-from everturn.chat.messages import UIMessage
 from everturn.chat.output import add_usage, is_streamable
+from everturn.chat.ui_messages import UIMessage
 from everturn.rules import limits
 from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent

@@ -11,7 +11,7 @@ import pytest
 from everturn import chat, sessions
 from everturn.errors import AgentError, ChatContextError, ConfigurationError
 from everturn.tasks import registry
-from everturn.testing.harness import ChatHarness, mock_chat_agent
+from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +74,12 @@ async def test_an_exception_fails_the_run() -> None:
 def test_a_custom_agent_takes_no_hooks() -> None:
     with pytest.raises(ConfigurationError, match="on_turn_start"):
         echoing().on_turn_start(lambda event: None)
+
+
+def test_a_copy_is_a_custom_agent_too() -> None:
+    copied = echoing().copy("other")
+
+    assert (copied.task_id, copied.kind) == ("other", "custom-agent")
 
 
 def test_an_unknown_option_is_refused() -> None:
@@ -433,7 +439,3 @@ def user(message_id: str) -> dict[str, Any]:
 def answer(message_id: str, text: str) -> dict[str, Any]:
     parts = [{"type": "text", "text": text, "state": "done"}]
     return {"id": message_id, "role": "assistant", "parts": parts}
-
-
-def run_ended(h: ChatHarness) -> bool:
-    return not h.alive

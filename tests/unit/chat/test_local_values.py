@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -13,10 +14,14 @@ from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 
 from everturn import chat
-from everturn.chat.local import ChatLocal, hydrate_locals, locals_for_child
+from everturn.chat.local import ChatLocal, locals_for_child
+from everturn.chat.tool_options import METADATA_KEY
 from everturn.errors import ChatContextError, ChatLocalNotInitialized, ConfigurationError
+from everturn.protocol.runs import RunInfo
 from everturn.tasks import registry
+from everturn.tasks.runtime import running
 from everturn.testing.harness import mock_chat_agent
+from everturn.testing.runtime import MemoryRuntime, World
 
 pytestmark = pytest.mark.anyio
 
@@ -229,6 +234,30 @@ async def test_an_id_is_declared_once() -> None:
         chat.local("", Person)
 
 
+async def in_a_child(sent: dict[str, Any], work: Any) -> None:
+    """Run `work` in a run that carries out a tool call and was sent these locals."""
+    told = {METADATA_KEY: {"toolCallId": "call", "chatLocals": sent}}
+    info = RunInfo(
+        run_id="run_c",
+        task_id="child",
+        environment_id="env_test",
+        environment_slug="dev",
+        fence=1,
+        attempt=1,
+        payload=b"{}",
+        version="v1",
+        queue="task/child",
+        max_attempts=1,
+        created_at_ms=0,
+        started_at_ms=0,
+        metadata=msgspec.json.encode(told),
+    )
+    async with anyio.create_task_group() as tasks:
+        with running(MemoryRuntime(World("c"), info, tasks)):
+            work()
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_child_gets_the_values_built_on_first_use_and_keeps_its_writes() -> None:
     """R-161."""
     sent: list[dict[str, Any]] = []
@@ -239,25 +268,23 @@ async def test_a_child_gets_the_values_built_on_first_use_and_keeps_its_writes()
         sent.append(locals_for_child())
 
     def child() -> None:
-        hydrate_locals(sent[0])
+        # A child that starts one of its own hands on what it was sent, read or not.
         assert locals_for_child() == sent[0]
         assert person.get() == Person(name="Ada", visits=2)
         person.name = "changed"
-        hydrate_locals(sent[0])
-        assert person.name == "changed"
+        assert locals_for_child()["test-person"]["name"] == "changed"
         with pytest.raises(ChatLocalNotInitialized):
             lost.get()
 
     await in_a_run(parent)
     assert sent == [{"test-person": {"name": "Ada", "seen": [], "visits": 2}}]
-    await in_a_run(child)
+    await in_a_child(sent[0], child)
     assert locals_for_child() == {}
 
 
 async def test_data_of_a_parent_that_does_not_fit_counts_as_not_sent() -> None:
     def child() -> None:
-        hydrate_locals({"test-person": {"visits": "many"}})
         with pytest.raises(ChatLocalNotInitialized):
             person.get()
 
-    await in_a_run(child)
+    await in_a_child({"test-person": {"visits": "many"}}, child)

@@ -24,7 +24,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.tools import ToolDenied
 
 from everturn.chat.conversion import deferred_results, to_model_messages
-from everturn.chat.messages import repair
+from everturn.chat.ui_messages import repair
 
 Message = dict[str, Any]
 
@@ -290,7 +290,7 @@ def test_repaired_history_always_converts_and_every_call_has_its_result(
 def test_the_model_library_is_not_imported_before_it_is_used() -> None:
     code = (
         "import sys, everturn.chat.conversion, everturn.chat.reducer, everturn.chat.replay, "
-        "everturn.chat.messages, everturn.chat.chunks; "
+        "everturn.chat.ui_messages, everturn.chat.chunks; "
         "assert not [m for m in sys.modules if m.partition('.')[0] == 'pydantic_ai']"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

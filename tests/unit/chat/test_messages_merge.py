@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everturn.chat.messages import (
+from everturn.chat.ui_messages import (
     UIMessage,
     accumulate,
     clean_aborted_parts,

@@ -8,9 +8,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everturn.chat.messages import text_of
 from everturn.chat.reducer import MessageReducer
 from everturn.chat.replay import Replay, replay_out
+from everturn.chat.ui_messages import text_of
 from everturn.protocol.records import (
     Input,
     InputCursor,

@@ -138,7 +138,8 @@ class TestLoadingAndFiles:
         (folder / "out.txt").symlink_to(folder.parent / "secret.txt")
         (folder / "up").symlink_to(folder.parent)
         os.mkfifo(folder / "pipe")
-        outside = ("../secret.txt", str(folder / "notes.txt"), "a/../../secret.txt")
+        (folder / "sub").mkdir()
+        outside = ("../secret.txt", str(folder / "notes.txt"), "sub/../notes.txt")
 
         for path in (*outside, "out.txt", "up/secret.txt"):
             answer = await call(tools, "readFile", ReadFileInput("pdf", path))

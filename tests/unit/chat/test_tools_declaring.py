@@ -15,9 +15,9 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from everturn import chat
 from everturn.chat.adapters.pydantic_ai import AgentStream, stream_agent
 from everturn.chat.chunks import check_chunk
-from everturn.chat.messages import text_of
 from everturn.chat.reducer import MessageReducer
 from everturn.chat.toolsets import PRELIMINARY_MAX
+from everturn.chat.ui_messages import text_of
 from everturn.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio

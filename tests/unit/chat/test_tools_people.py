@@ -21,7 +21,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from everturn import chat
 from everturn.chat.definition import ChatAgent
-from everturn.chat.messages import text_of
+from everturn.chat.ui_messages import text_of
 from everturn.tasks.registry import Registry, collecting
 from everturn.testing.harness import ChatHarness, HarnessTurn, mock_chat_agent
 

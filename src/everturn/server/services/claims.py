@@ -59,6 +59,7 @@ class Claimer:
 
     async def run(self) -> None:
         """Claim until cancelled."""
+        uncertain = False
         async with anyio.create_task_group() as tasks:
             for topic in (
                 f"queue/{self._link.environment.id}",
@@ -72,8 +73,14 @@ class Claimer:
                     await self._claim_all()
                 except EverturnError as error:
                     log.warning("claim.failed", extra={"error": error.code})
+                    uncertain = True
                     await self._services.clock.sleep(limits.SWEEP_MS / 1000)
                     self.kick()
+                else:
+                    if uncertain:
+                        # A claim whose answer was lost may have woken runs that are parked here.
+                        uncertain = False
+                        self._link.doubt()
 
     async def _listen(self, topic: str) -> None:
         waiter = self._services.wakeups.waiter(topic)

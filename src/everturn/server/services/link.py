@@ -5,9 +5,10 @@ which of its runs it no longer owns; from then on frames are handled as they com
 waits for a store holds up the receiving loop: appends go to their lanes, calls and tails run as
 tasks of the link's group, and all of them end with the link.
 
-A Wake may be lost with a connection although the state already says RUNNING. When the worker is
-back, runs that were told nothing since, and still carry the wait on their row, are told again
-once the worker has had a second to resend what it had under way. A worker takes a Wake for a run
+A Wake may be lost with a connection although the state already says RUNNING, and it may never
+have been written, when the answer of the store that set that state was lost. After a connection,
+and after such a call (`doubt`), runs that were told nothing since and still carry the wait on
+their row are told again, once the worker has had a second to resend what it had under way. A worker takes a Wake for a run
 that is not suspended for what it is, an echo, and drops it.
 """
 
@@ -89,6 +90,7 @@ class Link:
         self.ended = anyio.Event()
         #: Runs whose Wake may not have reached the worker.
         self.untold: set[str] = set()
+        self._doubted = anyio.Event()
         self._hello = hello
         self._transport = transport
         self._sender = Sender(transport.send)
@@ -132,6 +134,11 @@ class Link:
         """A suspended run goes on."""
         self.untold.add(run.id)
         self.send(frame)
+
+    def doubt(self, run_id: str | None = None) -> None:
+        """A run, or any of those held here, may be awake without its worker knowing."""
+        self.untold.update(self._held if run_id is None else (run_id,))
+        self._doubted.set()
 
     def kick(self) -> None:
         self._claimer.kick()
@@ -311,11 +318,13 @@ class Link:
             self.send(Lost(frame.run_id))
 
     async def _call(self, call: Call) -> None:
-        self.untold.discard(call.run_id)
         try:
             memory = self._services.links.memory(self.worker_id)
             result = memory.get(call.id)
             if result is None:
+                # A new call: the run has gone on from what it waited for. A repeated one says
+                # nothing, and a repeated `suspend` is just the run that was not told.
+                self.untold.discard(call.run_id)
                 result = await carry_out(self._services, self, call)
                 memory.keep(call, result)
             self.send(result, f"call:{call.id}")
@@ -379,13 +388,20 @@ class Link:
         return True
 
     async def _tell_again(self) -> None:
-        """Repeat Wakes that a lost connection may have swallowed."""
-        known = frozenset(self.untold)
-        if not known:
-            return
-        await self._services.clock.sleep(_ECHO_S)
+        """Repeat Wakes that were swallowed, whenever there is a doubt. The first is at once."""
+        while True:
+            known = sorted(self.untold)
+            if known:
+                await self._services.clock.sleep(_ECHO_S)
+                await self._tell(known)
+            await self._doubted.wait()
+            self._doubted = anyio.Event()
+
+    async def _tell(self, known: list[str]) -> None:
         try:
-            for run_id in known & self.untold:
+            for run_id in known:
+                if run_id not in self.untold:
+                    continue
                 run = await self._services.state.run(self.environment.id, run_id)
                 if run is None or run.state is not RunState.RUNNING or run.wait is None:
                     continue

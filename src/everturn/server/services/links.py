@@ -113,6 +113,12 @@ class Links:
         elif run.worker_id is not None:
             self._services.wakeups.notify(f"worker/{run.worker_id}")
 
+    def doubt(self, run: Run) -> None:
+        """Nobody knows whether a parked run was woken: its link looks, and tells it if so."""
+        link = self._links.get(run.worker_id or "")
+        if link is not None:
+            link.doubt(run.id)
+
     def lost(self, run: Run) -> None:
         """The run belongs to somebody else now, or to nobody."""
         link = self._links.get(run.worker_id or "")

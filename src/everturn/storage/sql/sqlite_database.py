@@ -41,8 +41,11 @@ WAITING_MAX: Final = 10_000
 BUSY_MS: Final = 5_000
 
 
-def open_engine(path: Path) -> Engine:
-    """An engine whose connections never begin a transaction by themselves."""
+def open_engine(path: Path, *, sync: bool = True) -> Engine:
+    """An engine whose connections never begin a transaction by themselves.
+
+    Without `sync` a commit may be lost at power loss: for measurements only.
+    """
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=NullPool,
@@ -53,7 +56,7 @@ def open_engine(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'OFF'}")
 
     return engine
 
@@ -191,9 +194,9 @@ def _unavailable(error: Exception) -> Unavailable:
 class SqliteDatabase:
     """Runs verbs on a SQLite file. One process should write to it; others may for moments."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, *, sync: bool = True) -> None:
         """Open the file, which must have its tables already. Raises sqlalchemy's DBAPIError."""
-        self._engine = open_engine(path)
+        self._engine = open_engine(path, sync=sync)
         self._writer = _Lane("state-writer", self._engine, settings, "BEGIN IMMEDIATE")
         self._reader = _Lane("state-reader", self._engine, settings, "BEGIN")
 

@@ -65,6 +65,7 @@ class SqlState:
         ids: Ids | None = None,
         migrate: bool = True,
         environment_limit: int = UNCOUNTED,
+        sync: bool = True,
     ) -> SqlState:
         """Open the database of a URL: `sqlite:///folder/state.db` or `postgresql://…`.
 
@@ -74,6 +75,8 @@ class SqlState:
             migrate: bring the schema up to date first; milliseconds when it is.
             environment_limit: runs of one environment that may hold a slot at once. From
                 1,000,000 on it is not enforced (see `transaction.UNCOUNTED`).
+            sync: False lets SQLite acknowledge what is not on disk yet: for measurements only.
+                PostgreSQL has its own setting.
 
         Raises:
             ConfigurationError: the URL cannot be used; or the schema is not current and
@@ -93,7 +96,7 @@ class SqlState:
         if parsed.drivername == "sqlite":
             from everturn.storage.sql.sqlite_database import SqliteDatabase
 
-            return cls(SqliteDatabase(schema.file_of(parsed), settings))
+            return cls(SqliteDatabase(schema.file_of(parsed), settings, sync=sync))
         from everturn.storage.sql.postgres_database import PostgresDatabase
 
         clock = clock if clock is not None else SystemClock()

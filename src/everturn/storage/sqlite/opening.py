@@ -21,12 +21,12 @@ class Opened(NamedTuple):
     recovered: Recovered
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, sync: bool = True) -> Opened:
     """Lock, connect, create the tables of a new file, scan the log."""
     lock = FileLock(path)
     try:
         with translated(path):
-            connection = connect(path, writer=True)
+            connection = connect(path, writer=True, sync=sync)
             try:
                 prepare(connection, path)
                 return Opened(path, lock, connection, recover(connection, path))

@@ -56,16 +56,17 @@ CREATE TABLE trims (
 """
 
 
-def connect(path: Path, *, writer: bool) -> sqlite3.Connection:
+def connect(path: Path, *, writer: bool, sync: bool = True) -> sqlite3.Connection:
     """A connection in autocommit mode, used by one thread at a time.
 
     A commit is durable when it returns: WAL with `synchronous=FULL`, which costs nothing under
-    group commit and has the better p99 (NORMAL syncs in the checkpoint, as a spike).
+    group commit and has the better p99 (NORMAL syncs in the checkpoint, as a spike). Without
+    `sync` the system writes when it likes: for measurements only.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     if writer:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
     else:
         connection.execute("PRAGMA query_only = ON")

@@ -70,6 +70,7 @@ class SqliteStreams:
         tail_bytes_max: int = limits.STREAM_TAIL_BYTES_MAX,
         compact_records: int = limits.STREAM_COMPACT_RECORDS,
         waiting_bytes_max: int = limits.STREAM_WAITING_BYTES_MAX,
+        sync: bool = True,
     ) -> SqliteStreams:
         """Lock the file, create it if need be, and recover what its log holds.
 
@@ -80,13 +81,15 @@ class SqliteStreams:
             tail_bytes_max: memory for records, by estimate.
             compact_records: records in the log that start a round of compaction.
             waiting_bytes_max: bytes of appends that may wait for a commit; past it `append` waits.
+            sync: whether a commit is on disk before it is acknowledged. False is for measurements:
+                what was acknowledged may be lost at power loss.
 
         Raises:
             ConfigurationError: another process has the file, or it is no stream store of ours.
             StorageCorrupt: names the file and the row whose bytes fail their check.
             Unavailable: the file cannot be opened now.
         """
-        opened = await anyio.to_thread.run_sync(open_file, Path(path))
+        opened = await anyio.to_thread.run_sync(open_file, Path(path), sync)
         return cls(
             opened,
             clock,

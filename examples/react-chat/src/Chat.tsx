@@ -1,0 +1,89 @@
+import { useChat } from "@ai-sdk/react";
+import {
+  useMultiTabChat,
+  usePendingMessages,
+  useTriggerChatTransport,
+} from "@trigger.dev/sdk/chat/react";
+import { lastAssistantMessageIsCompleteWithApprovalResponses, type UIMessage } from "ai";
+import { freshToken, startChat, type OpenedChat } from "./backend";
+import { useEffect } from "react";
+import { Composer } from "./Composer";
+import { Message } from "./Message";
+
+export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat }) {
+  const transport = useTriggerChatTransport({
+    task: "assistant",
+    baseURL: opened.serverUrl,
+    startSession: ({ chatId }) => startChat(chatId),
+    accessToken: async ({ chatId }) => (await freshToken(chatId)).publicAccessToken,
+    // A chat that exists already: read on after the messages that are shown.
+    sessions: opened.session && { [chatId]: opened.session },
+    multiTab: true,
+  });
+  const chat = useChat({
+    id: chatId,
+    transport,
+    messages: opened.messages,
+    // Follow an answer that is being given; ends at once when there is none.
+    resume: true,
+    sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithApprovalResponses,
+  });
+  // The agent boots while its user is still typing, and every tab of a new chat has a session
+  // whose cursor the other tabs keep current.
+  useEffect(() => void transport.preload(chatId).catch(console.error), [transport, chatId]);
+
+  const { messages, setMessages, sendMessage, status, error } = chat;
+  const { isReadOnly } = useMultiTabChat<UIMessage>(transport, chatId, messages, setMessages);
+  const pending = usePendingMessages({
+    transport,
+    chatId,
+    status,
+    messages,
+    setMessages,
+    sendMessage,
+  });
+
+  const busy = status === "submitted" || status === "streaming";
+  const last = messages.at(-1);
+  return (
+    <main data-status={status} data-read-only={isReadOnly}>
+      <ol className="messages">
+        {messages.map((message) => (
+          <Message
+            key={message.id}
+            message={message}
+            injected={(part) => pending.getInjectedMessages(part)}
+            decide={(id, approved) => void chat.addToolApprovalResponse({ id, approved })}
+          />
+        ))}
+        {pending.pending.map(({ id, text }) => (
+          <li key={id} className="message user pending">
+            {text}
+          </li>
+        ))}
+      </ol>
+      {error && (
+        <p className="error" role="alert">
+          {error.message}{" "}
+          {last?.role === "user" && <button onClick={() => void sendMessage()}>Send again</button>}
+        </p>
+      )}
+      <div className="actions">
+        {busy && <button onClick={() => void chat.stop()}>Stop</button>}
+        {!busy && !isReadOnly && last?.role === "assistant" && (
+          <button onClick={() => void chat.regenerate()}>Regenerate</button>
+        )}
+        <span className="quiet" role="status">
+          {isReadOnly ? "active in another tab" : status}
+        </span>
+      </div>
+      <Composer
+        disabled={isReadOnly}
+        // A message in mid-answer joins the answer at its next step, or becomes the next turn.
+        send={(text, files) =>
+          busy && !files ? pending.steer(text) : void sendMessage({ text, files })
+        }
+      />
+    </main>
+  );
+}

@@ -1,0 +1,332 @@
+"""Whole systems in virtual time, and everything that can go wrong, drawn from one seed.
+
+A simulation is people who talk to agents for a while, with weather: worker and server processes
+are killed, stalled, drained and replaced by newer versions, links break, HTTP requests and their
+answers are lost and overtake each other, stores are away for seconds and carry out calls without
+answering, wake-ups are lost, late or doubled, clocks disagree. Then the weather clears, everything
+settles, and a judge looks at the records: the log of each session (`checker`), what clients were
+told was stored (P-1), and what readers saw (P-2).
+
+Everything is drawn from the seed, and nothing else decides the order of events (`virtual_loop`),
+so the same seed gives the same records, byte for byte. A seed that fails can be run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from everturn.client.agent_chat import AgentChat
+from everturn.client.api import Api
+from everturn.client.follow import Follower
+from everturn.errors import EverturnError
+from everturn.protocol.records import Io, Record
+from everturn.storage.memory.wakeups import MemoryWakeups
+from everturn.storage.ports.wakeups import Waiter
+from everturn.testing.checker import Acknowledged, check_acknowledged, check_reader
+from everturn.testing.cluster import Cluster
+from everturn.testing.faults import Fault, FaultyCalls, Place
+from everturn.testing.network import Weather
+from everturn.testing.virtual_loop import run_virtual
+from everturn.worker.loading import App
+
+#: Virtual seconds of bad weather.
+STORM_S: Final = 40.0
+SESSIONS: Final = 3
+MESSAGES: Final = 6
+WORKERS: Final = 2
+#: Agents of `tests/apps/simulated.py`; a session talks to one of them.
+AGENTS: Final = ("echo", "slow", "eager", "moving", "forgetful", "looking")
+_CATCH_UP_S: Final = 120.0
+
+
+class History(NamedTuple):
+    """What one simulation left behind."""
+
+    seed: int
+    #: Hash over every record of every channel, and over what clients saw.
+    digest: str
+    #: How often each kind of fault happened.
+    faults: Counter[str]
+    #: Turns by how they ended: `answered`, `failed`, and `restarted` among both.
+    turns: Counter[str]
+
+
+class SimulationFailed(EverturnError):
+    """A promise was broken. The message begins with the seed."""
+
+    code = "simulation_failed"
+
+
+def simulate(app: App, seed: int, *, storm_s: float = STORM_S) -> History:
+    """Run one simulation. Raises SimulationFailed, caused by what was found."""
+    try:
+        return run_virtual(lambda: _Simulation(app, seed, storm_s).run())
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        found: BaseException = error
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        raise SimulationFailed(f"seed {seed}: {type(found).__name__}: {found}") from error
+
+
+class _Storm(Weather, FaultyCalls):
+    """What the network and the stores do while the weather is bad."""
+
+    def __init__(self, seed: int) -> None:
+        FaultyCalls.__init__(self)
+        self._random = random.Random(f"{seed}/weather")
+        self.over = False
+        #: How likely a store call fails right now.
+        self.outage = 0.0
+        self.happened: Counter[str] = Counter()
+
+    def delay_s(self) -> float:
+        slow = not self.over and self._random.random() < 0.02
+        return self._random.uniform(0.2, 3.0) if slow else self._random.uniform(0.0001, 0.004)
+
+    def request_fate(self) -> Fault | None:
+        return self._draw(0.06, (Fault.REQUEST_LOST, Fault.RESPONSE_LOST))
+
+    def due(self, place: Place, name: str) -> Fault | None:
+        self.counts[place] += 1
+        if not self.armed or place is not Place.PORT:
+            return None
+        return self._draw(max(self.outage, 0.001), (Fault.REFUSED, Fault.ANSWER_LOST))
+
+    def hint_fate(self) -> str:
+        """`kept`, `lost`, `late` or `doubled`."""
+        if self.over or self._random.random() < 0.7:
+            return "kept"
+        fate = self._random.choice(("lost", "late", "doubled"))
+        self.happened[f"wake-up {fate}"] += 1
+        return fate
+
+    def _draw(self, likely: float, faults: Sequence[Fault]) -> Fault | None:
+        if self.over or self._random.random() >= likely:
+            return None
+        fault = self._random.choice(faults)
+        self.happened[fault.value] += 1
+        return fault
+
+
+class _Hints(MemoryWakeups):
+    """Wake-ups that may be lost, late or doubled, handed out in the order of asking."""
+
+    def __init__(self, storm: _Storm) -> None:
+        super().__init__()
+        self._storm = storm
+        self._topics: dict[str, dict[Any, None]] = {}
+
+    def notify(self, topic: str) -> None:
+        fate = self._storm.hint_fate()
+        if fate == "lost":
+            return
+        if fate == "late":
+            asyncio.get_running_loop().call_later(1.0, self._hint, topic)
+            return
+        self._hint(topic)
+
+    def _hint(self, topic: str) -> None:
+        for waiter in list(self._topics.get(topic, ())):
+            waiter.hint()
+
+    def waiter(self, topic: str) -> Waiter:
+        waiter = super().waiter(topic)
+        self._topics.setdefault(topic, {})[waiter] = None
+        return waiter
+
+    def forget(self, topic: str, waiter: Any) -> None:
+        super().forget(topic, waiter)
+        self._topics.get(topic, {}).pop(waiter, None)
+
+
+class _NotingApi(Api):
+    """Notes every append that was acknowledged."""
+
+    acknowledged: list[Acknowledged]
+
+    async def append(
+        self, session: str, io: Io, text: str, *, part_id: str, base_url: str | None = None
+    ) -> int | None:
+        seq = await super().append(session, io, text, part_id=part_id, base_url=base_url)
+        assert seq is not None
+        self.acknowledged.append(Acknowledged(session, io, part_id, seq, text))
+        return seq
+
+
+class _Simulation:
+    def __init__(self, app: App, seed: int, storm_s: float) -> None:
+        self.seed = seed
+        self.storm_s = storm_s
+        self.storm = _Storm(seed)
+        self.acknowledged: list[Acknowledged] = []
+        self.seen: dict[str, list[Record]] = {}
+        self._random = random.Random(f"{seed}/plan")
+        self.cluster = Cluster(
+            app,
+            seed=seed,
+            workers=WORKERS,
+            faults=self.storm,
+            weather=self.storm,
+            wakeups=lambda: _Hints(self.storm),
+            skew_ms=self._skew_ms,
+        )
+        self.cluster.restart_s = lambda: self._random.uniform(0.05, 4.0)
+
+    def _skew_ms(self, name: str) -> int:
+        """Servers agree within a second or so, as their leases need; others may be far off."""
+        far = 1_000 if name.startswith("server") else 600_000
+        return random.Random(f"{self.seed}/{name}/skew").randrange(-far, far)
+
+    async def run(self) -> History:
+        keys = [f"chat-{n}" for n in range(SESSIONS)]
+        async with self.cluster.running() as cluster, anyio.create_task_group() as readers:
+            for key in keys:
+                readers.start_soon(self._read, key)
+            async with anyio.create_task_group() as people:
+                people.start_soon(self._rage)
+                for key in keys:
+                    people.start_soon(self._talk, key, self._random.choice(AGENTS))
+            turns: Counter[str] = Counter()
+            for key in keys:
+                for turn in await cluster.settled(key):
+                    turns["failed" if turn.error else "answered"] += 1
+                    turns["restarted"] += turn.restarts > 0
+            digest = await self._judge(keys)
+            readers.cancel_scope.cancel()
+        return History(self.seed, digest, self.storm.happened, turns)
+
+    # --- weather ---------------------------------------------------------------------------------
+
+    async def _rage(self) -> None:
+        """One misfortune after another, and then none."""
+        with anyio.move_on_after(self.storm_s):
+            while True:
+                await anyio.sleep(self._random.expovariate(0.5))
+                name, strike = self._random.choice(self._misfortunes())
+                self.storm.happened[name] += 1
+                await strike()
+        self.storm.over = True
+        self.storm.outage = 0.0
+
+    def _misfortunes(self) -> list[tuple[str, Callable[[], Any]]]:
+        return [
+            ("worker killed", self._kill_worker),
+            ("worker killed", self._kill_worker),
+            ("server killed", self._kill_server),
+            ("links cut", self._cut_links),
+            ("worker stalled", self._stall_worker),
+            ("store away", self._store_away),
+            ("worker drained for a new version", self._deploy),
+        ]
+
+    async def _kill_worker(self) -> None:
+        self._random.choice(list(self.cluster.lives.values())).kill()
+
+    async def _kill_server(self) -> None:
+        if self.cluster.server is not None:
+            self.cluster.server.kill()
+
+    async def _cut_links(self) -> None:
+        self.cluster.network.cut_links()
+
+    async def _stall_worker(self) -> None:
+        life = self._random.choice(list(self.cluster.lives.values()))
+        life.stall(self._random.choice((1.0, 5.0, 20.0, 45.0)))
+
+    async def _store_away(self) -> None:
+        self.storm.outage = self._random.choice((0.1, 0.5, 1.0))
+        await anyio.sleep(self._random.uniform(0.1, 4.0))
+        self.storm.outage = 0.0
+
+    async def _deploy(self) -> None:
+        self.cluster.version = str(int(self.cluster.version) + 1)
+        self._random.choice(list(self.cluster.lives.values())).worker.stop()
+
+    # --- people ----------------------------------------------------------------------------------
+
+    async def _talk(self, key: str, agent: str) -> None:
+        """A person: sends, reads, sometimes stops, steers, leaves, or comes back later."""
+        chance = random.Random(f"{self.seed}/{key}")
+        plain = self.cluster.api(f"person-{key}")
+        api = _NotingApi(plain.target, clock=plain.clock, ids=plain.ids, tries=4)
+        api.acknowledged = self.acknowledged
+        chat = AgentChat(agent, key, api=api)
+        for n in range(MESSAGES):
+            await anyio.sleep(chance.expovariate(0.3))
+            try:
+                with anyio.move_on_after(chance.uniform(2, 60)):
+                    await self._say(chat, agent, f"m{n}", chance)
+            except EverturnError:
+                continue  # Not answered, or not even accepted: people try something else.
+        with anyio.move_on_after(10, shield=True):
+            await chat.__aexit__(None, None, None)
+
+    async def _say(self, chat: AgentChat, agent: str, text: str, chance: random.Random) -> None:
+        if agent == "forgetful" and chance.random() < 0.3:
+            stream = await chat.send_action({"type": "forget"})
+        else:
+            text = "look" if agent == "looking" and chance.random() < 0.5 else text
+            stream = await chat.send_message(text)
+        mood = chance.choice(("patient", "patient", "patient", "stops", "steers", "leaves"))
+        at = chance.randrange(1, 8)
+        seen = 0
+        async for _ in stream:
+            seen += 1
+            if seen != at:
+                continue
+            if mood == "stops":
+                await chat.stop()
+            elif mood == "steers":
+                await chat.steer(f"{text} too")
+            elif mood == "leaves":
+                await stream.aclose()
+                return
+
+    async def _read(self, key: str) -> None:
+        """A reader of the whole conversation, over as many connections as it takes."""
+        seen = self.seen[key] = []
+        while True:
+            after = seen[-1].seq_num if seen else None
+            api = self.cluster.api(f"reader-{key}")
+            try:
+                async with Follower(api, key, after=after, endless=True) as follower:
+                    async for record in follower:
+                        seen.append(record)
+            except EverturnError:
+                await anyio.sleep(1)
+
+    # --- the judge -------------------------------------------------------------------------------
+
+    async def _judge(self, keys: Sequence[str]) -> str:
+        """Everything but the turns, which are judged already. The digest of all there is."""
+        digest = hashlib.sha256()
+        for key in keys:
+            for io in ("in", "out"):
+                records = await self.cluster.records(key, "in" if io == "in" else "out")
+                told = [a for a in self.acknowledged if (a.session, a.io) == (key, io)]
+                check_acknowledged(records, told)
+                for record in records:
+                    digest.update(record.wire + b"%d-%d" % (record.fence, record.part))
+                if io == "out":
+                    await self._caught_up(key, records)
+                    check_reader(self.seen[key], records)
+        for told_one in self.acknowledged:
+            digest.update(repr(told_one).encode())
+        digest.update(repr(sorted(self.storm.happened.items())).encode())
+        return digest.hexdigest()
+
+    async def _caught_up(self, key: str, records: Sequence[Record]) -> None:
+        if not records:
+            return
+        with anyio.move_on_after(_CATCH_UP_S):
+            while not self.seen[key] or self.seen[key][-1].seq_num < records[-1].seq_num:
+                await anyio.sleep(0.5)
