@@ -3,12 +3,13 @@
     everturn dev examples/approval_flow.py
     python examples/approval_flow.py
 
-The task waits suspended between decisions: a restart, a deploy or a weekend changes nothing.
+The task waits suspended between decisions: a restart, a deploy or a weekend changes nothing. Each
+decision is a `step`: a run that begins anew after a crash does not ask for it again.
 """
 
 import asyncio
 
-from everturn import sessions, task
+from everturn import sessions, step, task
 
 STEPS = ("manager", "finance")
 
@@ -16,15 +17,20 @@ STEPS = ("manager", "finance")
 @task("expense-approval")
 async def expense_approval(payload):
     session = sessions.open(payload["sessionId"])
-    for step in STEPS:
-        await session.out.append({"state": "waiting", "for": step, "amount": payload["amount"]})
-        decision = (await session.in_.wait(timeout="7d")).unwrap()
+    for name in STEPS:
+        decision = await step(name, ask, session, name, payload["amount"])
         if not decision["approved"]:
-            await session.out.append({"state": "rejected", "by": step})
-            return {"approved": False, "by": step}
-        await session.out.append({"state": "approved", "by": step})
+            await session.out.append({"state": "rejected", "by": name})
+            return {"approved": False, "by": name}
+        await session.out.append({"state": "approved", "by": name})
     await session.out.append({"state": "paid"})
     return {"approved": True}
+
+
+async def ask(session, name, amount):
+    """Say who is waited for, then wait: suspended, for as long as it takes."""
+    await session.out.append({"state": "waiting", "for": name, "amount": amount})
+    return (await session.in_.wait(timeout="7d")).unwrap()
 
 
 async def decide() -> None:
