@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup run demo test check bench mutants faults format clean
+.PHONY: setup run demo test check bench conformance mutants faults format clean
 
 setup: $(READY)
 
@@ -41,8 +41,14 @@ format: $(READY)
 bench: $(READY)  ## figures beside their limits; ROW=B-3 for one row
 	@$(BIN)/python bench/run.py $(ROW)
 
-mutants faults: $(READY)
-	@echo "make $@ comes with the proof that nothing is lost; see CHANGELOG.md"; exit 1
+conformance: $(READY)  ## write docs/conformance.md from the tests
+	@$(BIN)/python tests/docs/conformance.py
+
+mutants: $(READY)  ## break each guarantee in a copy of the tree; its tests must fail
+	@$(BIN)/python tests/mutants/run.py $(NAME)
+
+faults: $(READY)  ## single faults at every call, simulated systems, real processes: docs/faults.md
+	@$(BIN)/python tests/simulation/report.py
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

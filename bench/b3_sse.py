@@ -2,8 +2,9 @@
 
     python bench/b3_sse.py [--readers 1000] [--rate 20] [--seconds 3] [--rounds 3]
 
-Each round starts two servers, one after the other, in a process of their own: ours on
-the least of stream engines, and the limit, a protocol class that formats the same event and writes it straight to its transport.
+Each round starts two servers, one after the other, in a process of their own: ours on the least
+of stream engines, and the limit, a protocol class that formats the same event and writes it
+straight to its transport.
 Every reader follows a channel of its own; the server publishes `rate` records a second to each
 from inside; engines are measured elsewhere (B-1, B-5). Printed: CPU
 microseconds of the server per event delivered, and their ratio, which is events per core against
@@ -120,7 +121,7 @@ class Feed:
 async def serve_everturn(options: argparse.Namespace) -> None:
     from everturn.clock import SystemClock
     from everturn.server.assembly import build
-    from everturn.server.serving import serve
+    from everturn.server.serving import calm_collector, serve
     from everturn.server.settings import Settings
     from everturn.storage.memory.streams import MemoryStreams
 
@@ -136,12 +137,13 @@ async def serve_everturn(options: argparse.Namespace) -> None:
         parts = iter(range(1 << 62))
 
         def write(n: int) -> None:
-            feeds[f"c{n}"].put(BODY % (next(parts) % 10_000_000))
+            feeds.setdefault(f"c{n}", Feed()).put(BODY % (next(parts) % 10_000_000))
 
         def opened(url: str) -> None:
             say(port=int(url.rsplit(":", 1)[1]))
 
         async def run() -> None:
+            calm_collector()  # as `everturn server` does
             await serve(system, opened=opened)
 
         tasks.start_soon(run)

@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,9 +68,9 @@ def cpu_s(process: psutil.Process) -> float:
 def measure(sessions: int, rate: int, environment: dict[str, str]) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         app = Path(__file__).parent / "apps.py"
-        with System(Path(folder) / "data", app, environment=environment) as system:
-            assert system.server is not None
-            processes = [psutil.Process(p.pid) for p in (system.server, system.workers[0])]
+        with closing(System(Path(folder) / "data", app, environment=environment)) as system:
+            started = system.start_server(), system.start_worker(concurrency=sessions + 1)
+            processes = [psutil.Process(process.pid) for process in started]
             before = [*map(cpu_s, processes), time.process_time()]
             delays = uvloop.run(load(system, sessions, rate))
             after = [*map(cpu_s, processes), time.process_time()]

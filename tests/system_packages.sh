@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the suite needs beside Python: PostgreSQL's server and Node with npm.
+# What the suite needs beside Python: PostgreSQL's server, Node with npm, and Chromium.
 # Installs what is missing when it can (Debian, as root); says what to do when it cannot.
 set -eu
 
@@ -9,6 +9,7 @@ if ! command -v initdb >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/initdb 
 fi
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

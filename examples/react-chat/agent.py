@@ -24,20 +24,20 @@ from everturn.chat.adapters.offline import offline_model
 WORD_S = 0.1
 
 
-class Place(BaseModel):
-    city: str = "Rome"
+class Question(BaseModel):
+    question: str
 
 
 class Email(BaseModel):
     to: str = "ada@example.com"
 
 
-@chat.streaming_tool(name="weather", description="The weather in a city.", input=Place)
-async def weather(place: Place):
-    for looked_at in ("satellite", "radar"):
-        yield {"city": place.city, "looking at": looked_at}
+@chat.streaming_tool(name="weather", description="Answers about the weather.", input=Question)
+async def weather(asked: Question):
+    for source in ("satellite", "radar"):
+        yield {"looking at": source}
         await anyio.sleep(5 * WORD_S)
-    yield {"city": place.city, "sky": "clear", "celsius": 21}
+    yield {"sky": "clear", "celsius": 21}
 
 
 @chat.tool(name="send_email", needs_approval=True)

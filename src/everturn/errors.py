@@ -173,7 +173,11 @@ class ApiError(EverturnError):
         headers = self.headers
         reset = headers.get("x-ratelimit-reset", "")
         named = "x-ratelimit-limit" in headers and "x-ratelimit-remaining" in headers
-        if self.status != 429 or not named or not (reset.isascii() and reset.isdigit()):
+        if (
+            self.status != 429
+            or not named
+            or not (reset.isascii() and reset.isdigit() and len(reset) <= 18)
+        ):
             return None
         return int(reset)
 

@@ -101,7 +101,9 @@ def scripted(*tools: str) -> Agent:
                 elif isinstance(part, ToolReturnPart):
                     returned = part.model_response_str()
         if prompts[-1] in tools and not returned:
-            yield {0: DeltaToolCall(name=prompts[-1], json_args="{}")}
+            # The library's own ids come from the machine's randomness.
+            call_id = f"{prompts[-1]}-{len(messages)}"
+            yield {0: DeltaToolCall(prompts[-1], "{}", tool_call_id=call_id)}
         else:
             yield f"{prompts[-1]}: {returned}"
 

@@ -40,3 +40,10 @@ class TestFoundByTheSweep:
         """P-3: the state said RUNNING, nobody had told the parked run, and nothing would have."""
         for nth in (1, 2):
             assert play("suspend_and_resume", Fault.ANSWER_LOST, nth, only="state.wake_run").fired
+
+    def test_a_wake_that_was_lost_with_the_link_is_repeated_after_a_repeated_suspend(self) -> None:
+        """P-3: the repeated call was taken for a sign of life, and the run waited for ever."""
+        for nth in range(1, POINTS_MAX):
+            if not play("suspend_and_resume", Fault.LINK_CUT_BEFORE, nth, only="to worker").fired:
+                assert nth > 5
+                return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from everturn.testing.processes import System
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def installed(name: str) -> Path:
+    """A folder with the driver scripts and the packages of `tests/wire/NAME`, by its lock file.
+
+    Fails where npm is missing.
+    """
+    npm = shutil.which("npm")
+    assert npm, "npm is missing: install Debian's packages nodejs and npm"
+    lock = (HERE / name / "package-lock.json").read_bytes()
+    folder = ROOT / ".cache" / "node" / hashlib.sha256(lock).hexdigest()[:16]
+    if not (folder / "node_modules" / ".package-lock.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name / file, folder / file)
+        subprocess.run(
+            [npm, "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True
+        )
+    for script in (HERE / "node").glob("*.mjs"):
+        shutil.copy(script, folder / script.name)
+    return folder
 
 
 class Driver:

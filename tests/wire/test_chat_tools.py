@@ -34,6 +34,7 @@ def api(system: System) -> Api:
 
 class TestTools:
     async def test_agents_of_both_kinds_are_listed(self, api: Api) -> None:
+        # W-114
         found = await ChatTools(api=api).list_agents()
 
         assert {agent["id"]: agent["kind"] for agent in found} == {
@@ -42,6 +43,7 @@ class TestTools:
         }
 
     async def test_a_browsers_token_does_not_list_agents(self, api: Api, system: System) -> None:
+        # W-114
         token = (await chat.create_start_session_action("timekeeper", api=api)("lister"))[0]
 
         with pytest.raises((NotAllowed, NotAuthenticated)):
@@ -50,6 +52,7 @@ class TestTools:
     async def test_a_message_returns_the_text_of_its_turn_and_the_tools_used(
         self, api: Api
     ) -> None:
+        """R-223."""
         tools = ChatTools(api=api)
         await tools.start_agent_chat("timekeeper", "talk")
 
@@ -65,6 +68,7 @@ class TestTools:
         assert "already" in await tools.start_agent_chat("timekeeper", "again")
 
     async def test_an_unknown_chat_is_an_error(self, api: Api) -> None:
+        """R-223."""
         with pytest.raises(UnknownChat):
             await ChatTools(api=api).send_agent_message("nobody", "hello?")
 
@@ -77,6 +81,7 @@ class TestTools:
             await tools.send_agent_message("short", "hello?")
 
     async def test_a_read_only_host_offers_nothing_that_writes(self, api: Api) -> None:
+        """R-223."""
         tools = ChatTools(api=api, read_only=True)
 
         assert [tool.__name__ for tool in tools.tools] == ["list_agents"]
@@ -86,6 +91,7 @@ class TestTools:
 
 class TestStartSessionAction:
     async def test_racing_starts_of_one_chat_are_one_session_and_one_run(self, api: Api) -> None:
+        """R-220."""
         start = chat.create_start_session_action("timekeeper", api=api)
         started = []
 
@@ -102,6 +108,7 @@ class TestStartSessionAction:
     async def test_its_token_talks_to_this_chat_and_no_other(
         self, api: Api, system: System
     ) -> None:
+        """R-221."""
         start = chat.create_start_session_action("timekeeper", api=api)
         token = (await start("mine")).public_access_token
         await start("theirs")
@@ -115,6 +122,7 @@ class TestStartSessionAction:
             await browser.append("mine", "out", "{}", part_id="p2")
 
     async def test_what_is_sent_is_merged_in_the_documented_order(self, api: Api) -> None:
+        """R-220."""
         start = chat.create_start_session_action(
             "timekeeper",
             trigger_config={

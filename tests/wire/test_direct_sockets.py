@@ -92,6 +92,7 @@ async def stored(system: System) -> int:
 
 
 async def test_the_port_of_the_api_speaks_http2_to_those_who_begin_so() -> None:
+    # W-151
     async with running() as (system, port, _stop):
         await create(port)
         path, token = writing(system)

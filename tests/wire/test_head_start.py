@@ -83,6 +83,7 @@ def built(received: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("agent", ["timekeeper", "own-loop"])
 async def test_a_tool_call_is_made_here_and_runs_there_in_one_message(api: Api, agent: str) -> None:
+    """W-90; R-213, R-218, R-219."""
     chat_id = f"tools-{agent}"
     body = {"chatId": chat_id, "headStartMessages": [question("what time is it?")]}
     async with posted(api, agent, first_step, body) as response:
@@ -115,6 +116,7 @@ async def test_a_tool_call_is_made_here_and_runs_there_in_one_message(api: Api, 
 async def test_a_whole_answer_is_committed_without_a_second_model_request(
     api: Api, agent: str
 ) -> None:
+    """R-214."""
     body = {"chatId": f"text-{agent}", "headStartMessages": [question("hello")]}
     async with posted(api, agent, lambda head: "hello yourself", body) as response:
         received = await chunks(response)
@@ -124,6 +126,7 @@ async def test_a_whole_answer_is_committed_without_a_second_model_request(
 
 
 async def test_a_failing_step_ends_the_run_without_a_turn(api: Api) -> None:
+    """W-90; R-215."""
     async def failing(head: Any) -> AsyncIterator[str]:
         yield "half "
         raise ValueError("no model today")

@@ -49,12 +49,14 @@ class TestCredentials:
     async def test_what_is_no_working_credential_is_refused(
         self, http: Http, header: str | None, text: str
     ) -> None:
+        # W-2
         headers = {} if header is None else {"authorization": header}
         for method, path in (("GET", "/api/v1/sessions"), ("POST", APPEND)):
             reply = await http(method, path, key=None, headers=headers)
             assert (reply.status, reply.json) == (401, {"error": text})
 
     async def test_a_revoked_key_works_for_a_day_and_no_longer(self, http: Http) -> None:
+        # W-21
         services, environment = http.system.services, http.system.environment
         key, secret = await services.keys.create(environment)
         token = http.token("read:sessions", key=secret, exp=START_MS // 1000 + 200_000)
@@ -150,6 +152,7 @@ class TestTokens:
         assert await http.stored() == before
 
     async def test_routes_without_tokens_refuse_them_as_unknown_keys(self, http: Http) -> None:
+        # W-29
         key = http.token("admin")
         for method, path in (
             ("POST", "/api/v1/auth/jwt/claims"),
@@ -163,11 +166,13 @@ class TestTokens:
             assert (reply.status, reply.json) == (401, {"error": "Invalid API key"}), path
 
     async def test_claims_are_what_a_client_signs_with(self, http: Http) -> None:
+        # W-24
         reply = await http("POST", "/api/v1/auth/jwt/claims")
 
         assert reply.json == {"sub": http.system.environment.id, "pub": True}
 
     async def test_minted_tokens_carry_their_scopes_and_their_lifetime(self, http: Http) -> None:
+        # W-27
         body = {"claims": {"scopes": ["read:sessions:a"]}, "expirationTime": "10m"}
         token = (await http("POST", "/api/v1/auth/jwt", body)).json["token"]
         claims = verify(token, KEY, now_ms=START_MS)
@@ -179,6 +184,7 @@ class TestTokens:
         assert verify(token, KEY, now_ms=START_MS).otu is True
 
     async def test_a_lifetime_that_cannot_be_is_refused(self, http: Http) -> None:
+        # W-27
         for text in ("soon", "1h ago", "0s", "31d", START_MS // 1000):
             body = {"claims": {"scopes": []}, "expirationTime": text}
             assert (await http("POST", "/api/v1/auth/jwt", body)).status == 400, text
@@ -186,6 +192,7 @@ class TestTokens:
 
 class TestCors:
     async def test_a_preflight_allows_what_was_asked_for(self, http: Http) -> None:
+        # W-5
         asked = {"access-control-request-headers": "authorization,x-part-id,x-custom"}
         for path in ("/api/v1/sessions", APPEND, "/api/v1/tasks/job/trigger"):
             reply = await http("OPTIONS", path, key=None, headers=ORIGIN | asked)
@@ -202,6 +209,7 @@ class TestCors:
     async def test_every_answer_of_a_cors_route_is_readable_errors_included(
         self, http: Http
     ) -> None:
+        # W-5
         await http.create()
         for method, path, body, key in (
             ("GET", "/api/v1/sessions/chat-1", None, KEY),
@@ -234,6 +242,7 @@ class TestRateLimits:
             assert reply.headers["x-ratelimit-remaining"] == "749"
 
     async def test_an_emptied_bucket_refuses_until_it_refills(self) -> None:
+        # W-13
         async with server(rate_limits=True, rate_capacity=2, rate_refill=10) as http:
             for _ in range(2):
                 assert (await http("GET", "/api/v1/sessions")).status == 200
@@ -248,6 +257,7 @@ class TestRateLimits:
             assert (await http("GET", "/api/v1/sessions")).status == 200
 
     async def test_a_public_token_has_a_window_of_a_minute(self) -> None:
+        # W-13
         async with server(rate_limits=True, public_rate=2) as http:
             token = http.token("read:sessions")
             statuses = [(await http("GET", "/api/v1/sessions", key=token)).status for _ in range(3)]
@@ -256,6 +266,7 @@ class TestRateLimits:
             assert (statuses, again.status) == ([200, 200, 429], 200)
 
     async def test_claims_and_realtime_routes_are_never_limited(self) -> None:
+        # W-13
         async with server(rate_limits=True, rate_capacity=1) as http:
             await http("POST", "/api/v1/sessions", session_body())
             for _ in range(5):
@@ -270,6 +281,7 @@ class TestElsewhere:
             assert (reply.status, reply.json) == (404, {"error": "Not found"}), path
 
     async def test_health_needs_no_credential_and_ready_needs_a_worker(self, http: Http) -> None:
+        # W-8
         assert (await http("GET", "/healthz", key=None)).status == 200
         assert (await http("GET", "/readyz", key=None)).status == 200
         await http.system.services.state.remove_worker("worker_1")

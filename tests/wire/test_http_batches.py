@@ -46,6 +46,7 @@ async def view(http: Http, batch: str) -> dict[str, Any]:
 
 class TestBatches:
     async def test_items_become_runs_and_the_last_one_seals(self) -> None:
+        # W-121
         async with server() as http:
             made = await created(http, 3)
             first = await sent(http, made["id"], lines({}, {}))
@@ -75,6 +76,7 @@ class TestBatches:
         assert {item["id"] for item in listed["data"]} == set(whole["runs"])
 
     async def test_a_batch_is_completed_when_all_its_runs_are_final(self) -> None:
+        # W-123
         async with server() as http:
             made = await created(http, 1)
             await sent(http, made["id"], lines({}))
@@ -89,6 +91,7 @@ class TestBatches:
         assert [(item["id"], item["ok"]) for item in late["items"]] == [(run, False)]
 
     async def test_lines_may_be_cut_anywhere(self) -> None:
+        # W-121
         async with server() as http:
             made = await created(http)
             text = lines({}, {})
@@ -112,6 +115,7 @@ class TestBatches:
     async def test_a_bad_item_refuses_its_request_and_keeps_the_ones_before(
         self, text: bytes, status: int
     ) -> None:
+        # W-122
         async with server() as http:
             made = await created(http)
             good = lines({}, {}).splitlines()[1]
@@ -123,6 +127,7 @@ class TestBatches:
         assert reply.json["error"]
 
     async def test_a_line_may_be_as_long_as_its_limit_and_no_longer(self) -> None:
+        # W-122
         async with server() as http:
             made = await created(http, 2)
             room = limits.BATCH_LINE_BYTES_MAX - len(lines({"payload": ""}))
@@ -136,6 +141,7 @@ class TestBatches:
     async def test_a_batch_has_between_one_and_a_thousand_items(
         self, count: int, status: int
     ) -> None:
+        # W-120
         async with server() as http:
             assert (await http("POST", "/api/v3/batches", {"runCount": count})).status == status
 
@@ -148,6 +154,7 @@ class TestBatches:
         assert (over.status, fits.status) == (413, 202)
 
     async def test_items_of_another_type_are_refused(self) -> None:
+        # W-122
         async with server() as http:
             made = await created(http)
             reply = await sent(
@@ -188,6 +195,7 @@ class TestBatches:
         assert orphan.status == 400
 
     async def test_scopes_decide_who_begins_fills_and_reads(self) -> None:
+        # W-120
         async with server() as http:
             made = await created(http, 1)
             one_task = http.token("batchTrigger:tasks:job")
@@ -209,6 +217,7 @@ class TestBatches:
         assert (read.status, run.status) == (200, 200)
 
     async def test_both_headers_let_any_client_read_the_batch(self) -> None:
+        # W-28, W-120
         async with server() as http:
             reply = await http(
                 "POST",
@@ -231,6 +240,7 @@ class TestPackets:
         return put["presignedUrl"][strip:], get["presignedUrl"][strip:], put["storagePath"]
 
     async def test_a_packet_is_stored_and_read_under_its_own_type(self) -> None:
+        # W-126, W-127
         async with server() as http:
             put, get, name = await self.linked(http)
             kind = {"content-type": "application/super+json"}
@@ -252,6 +262,7 @@ class TestPackets:
         assert swapped.status == forged.status == expired.status == 403
 
     async def test_a_packet_may_be_as_large_as_its_limit_and_no_larger(self) -> None:
+        # W-125
         async with server() as http:
             put, _, _ = await self.linked(http)
             fits = await http("PUT", put, raw=b"x" * limits.PACKET_BYTES_MAX, key=None)
@@ -261,6 +272,7 @@ class TestPackets:
         assert (fits.status, over.status, long.status) == (200, 413, 400)
 
     async def test_uploads_need_the_secret_key_and_downloads_any_credential(self) -> None:
+        # W-125, W-126
         async with server() as http:
             token = http.token("read:runs:run_x")
             up = await http("PUT", "/api/v2/packets/a.json", key=token)
@@ -270,6 +282,7 @@ class TestPackets:
         assert (up.status, down.status, nobody.status) == (401, 200, 401)
 
     async def test_a_run_gets_the_packet_its_payload_names(self) -> None:
+        # W-102
         async with server() as http:
             put, _, name = await self.linked(http)
             kind = {"content-type": "application/json"}

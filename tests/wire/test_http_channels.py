@@ -45,6 +45,7 @@ async def write(http: Http, *records: NewRecord, session: str = "chat-1") -> Non
 
 class TestAppend:
     async def test_the_posted_text_is_stored_as_a_string(self, http: Http) -> None:
+        # W-60, W-80
         await http.create()
         reply = await http(
             "POST", f"{IN}/append", raw=b'{"kind":"stop"}', headers={"X-Part-Id": "abc"}
@@ -57,6 +58,7 @@ class TestAppend:
     async def test_a_repeated_part_id_adds_nothing_and_gets_the_first_answer(
         self, http: Http
     ) -> None:
+        # W-60
         await http.create()
         replies = [
             await http("POST", f"{IN}/append", raw=text, headers={"X-Part-Id": part})
@@ -75,6 +77,7 @@ class TestAppend:
             assert reply.status == 200
 
     async def test_both_forms_of_the_id_reach_the_same_log(self, http: Http) -> None:
+        # W-1, W-23
         session_id = (await http.create("chat/1"))["id"]
         first = await http("POST", "/realtime/v1/sessions/chat%2F1/in/append", raw=b"a")
         second = await http("POST", f"/realtime/v1/sessions/{session_id}/in/append", raw=b"b")
@@ -87,6 +90,7 @@ class TestAppend:
             assert (reply.status, reply.json) == (404, {"error": "Resource not found"})
 
     async def test_a_closed_session_takes_no_input(self, http: Http) -> None:
+        # W-61
         await http.create()
         await http("POST", f"{IN}/append", raw=b"a")
         await http("POST", "/api/v1/sessions/chat-1/close", {"reason": "done"})
@@ -115,6 +119,8 @@ class TestAppend:
         assert await http.stored() == before
 
     async def test_a_public_token_never_writes_out(self, http: Http) -> None:
+        """R-221."""
+        # W-25
         await http.create()
         key = http.token("write:sessions:chat-1", "admin")
         before = await http.stored()
@@ -145,6 +151,7 @@ class TestAppend:
     async def test_the_metered_record_may_have_a_mebibyte_and_not_a_byte_more(
         self, http: Http
     ) -> None:
+        # W-62
         await http.create()
         room = 1024 * 1024 - 8 - len(input_body("", "p0"))
         at_limit = await http("POST", f"{IN}/append", raw=b"x" * room, headers={"X-Part-Id": "p0"})
@@ -168,6 +175,7 @@ class TestAppend:
     async def test_a_body_over_the_cap_or_without_a_size_is_refused(
         self, http: Http, how: str
     ) -> None:
+        # W-3, W-6
         await http.create()
         before = await http.stored()
         big = b"x" * (1024 * 1024 + 1)
@@ -193,6 +201,7 @@ class TestAppend:
         assert reply.status == 413
 
     async def test_a_part_id_has_a_longest_length(self, http: Http) -> None:
+        # W-72
         await http.create()
         fits = await http("POST", f"{IN}/append", raw=b"a", headers={"X-Part-Id": "p" * 256})
         past = await http("POST", f"{IN}/append", raw=b"a", headers={"X-Part-Id": "p" * 257})
@@ -201,6 +210,7 @@ class TestAppend:
         assert past.json["ok"] is False
 
     async def test_a_path_that_is_not_utf_8_is_refused(self, http: Http) -> None:
+        # W-12
         reply = await http("POST", "/realtime/v1/sessions/%FF/in/append", raw=b"a")
 
         assert (reply.status, reply.json["error"]) == (400, "Params Error")
@@ -208,6 +218,7 @@ class TestAppend:
     async def test_an_append_to_a_session_whose_run_ended_starts_the_next_run(
         self, http: Http
     ) -> None:
+        # W-72
         run_id = (await http.create())["runId"]
         await http("POST", f"/api/v2/runs/{run_id}/cancel")
         await http("POST", f"{IN}/append", {"kind": "message", "payload": {"chatId": "chat-1"}})
@@ -218,6 +229,7 @@ class TestAppend:
 
 class TestAppendRecords:
     async def test_records_are_stored_as_readers_expect_them(self, http: Http) -> None:
+        # W-69
         await http.create()
         body = {
             "records": [
@@ -263,6 +275,7 @@ class TestAppendRecords:
 
 class TestFollow:
     async def test_headers_come_at_once_and_name_the_version(self, http: Http) -> None:
+        # W-63
         await http.create()
         async with http.follow(OUT, headers={"origin": "https://app.example"}) as stream:
             assert stream.status == 200
@@ -306,6 +319,7 @@ class TestFollow:
     async def test_it_resumes_after_the_leading_digits_of_last_event_id(
         self, http: Http, cursor: str, expected: list[int]
     ) -> None:
+        # W-63
         await http.create()
         await write(http, *(chunk("x", str(n)) for n in range(3)))
         async with http.follow(OUT, headers={"Last-Event-ID": cursor}) as stream:
@@ -315,6 +329,7 @@ class TestFollow:
         assert [record.seq_num for record in stream.records] == [*expected, 3]
 
     async def test_it_starts_at_the_first_visible_record_after_a_trim(self, http: Http) -> None:
+        # W-71
         await http.create()
         await write(http, *(chunk("x", str(n)) for n in range(4)), trim_record(3))
         for cursor in ("", "0"):
@@ -323,6 +338,7 @@ class TestFollow:
             assert [record.seq_num for record in stream.records] == [3, 4]
 
     async def test_a_secret_key_may_read_what_was_trimmed_but_is_retained(self, http: Http) -> None:
+        # W-71
         await http.create()
         await write(http, *(chunk("x", str(n)) for n in range(4)), trim_record(3))
         path = f"{OUT}?includeTrimmed=true"
@@ -335,6 +351,7 @@ class TestFollow:
         assert refused.status == 403
 
     async def test_a_session_that_does_not_exist_yet_is_waited_for(self, http: Http) -> None:
+        # W-68
         async with http.follow(OUT) as stream:
             await http.create()
             await write(http, chunk("first", "1"))
@@ -348,6 +365,7 @@ class TestFollow:
         assert (reply.status, reply.json) == (404, {"error": "Not found"})
 
     async def test_silence_for_the_timeout_ends_it_with_done(self, http: Http) -> None:
+        # W-63
         await http.create()
         async with http.follow(OUT, headers={"Timeout-Seconds": "20"}) as stream:
             await http.clock.advance(19)
@@ -360,6 +378,7 @@ class TestFollow:
             assert stream.is_done
 
     async def test_idle_readers_are_pinged_every_five_to_fifteen_seconds(self, http: Http) -> None:
+        # W-64
         await http.create()
         async with http.follow(OUT, headers={"Timeout-Seconds": "600"}) as stream:
 
@@ -387,6 +406,7 @@ class TestFollow:
     async def test_a_timeout_out_of_bounds_is_refused_as_text(
         self, http: Http, value: str, text: str
     ) -> None:
+        # W-63
         await http.create()
         reply = await http("GET", OUT, headers={"Timeout-Seconds": value})
 
@@ -394,6 +414,7 @@ class TestFollow:
         assert reply.headers["content-type"].startswith("text/plain")
 
     async def test_a_settled_channel_delivers_the_rest_and_ends(self, http: Http) -> None:
+        # W-65
         await http.create()
         await write(http, chunk("a", "1"), TURN_COMPLETE, trim_record(0))
         peek = {"X-Peek-Settled": "1", "Last-Event-ID": "0"}
@@ -405,6 +426,7 @@ class TestFollow:
         assert stream.is_done
 
     async def test_a_channel_in_mid_turn_is_not_settled(self, http: Http) -> None:
+        # W-65
         await http.create()
         await write(http, TURN_COMPLETE, chunk("a", "1"))
         async with http.follow(OUT, headers={"X-Peek-Settled": "1"}) as stream:
@@ -434,6 +456,7 @@ class TestFollow:
             assert reply.status == 503
 
     async def test_a_closed_session_stays_readable(self, http: Http) -> None:
+        # W-68
         await http.create()
         await write(http, chunk("a", "1"))
         await http("POST", "/api/v1/sessions/chat-1/close", {})
@@ -441,6 +464,8 @@ class TestFollow:
             await stream.wait(lambda: len(stream.records) == 1)
 
     async def test_either_form_in_a_token_opens_both_forms_of_the_id(self, http: Http) -> None:
+        """R-221."""
+        # W-23
         session_id = (await http.create())["id"]
         for scope in (session_id, "chat-1"):
             for form in (session_id, "chat-1"):
@@ -503,6 +528,7 @@ class TestBrokenStore:
 
 class TestReadAsJson:
     async def test_all_kinds_of_records_after_a_cursor(self, http: Http) -> None:
+        # W-67
         await http.create()
         await write(http, chunk("a", "p1"), TURN_COMPLETE, trim_record(0))
         everything = (await http("GET", f"{OUT}/records")).json
@@ -556,6 +582,7 @@ class TestReadAsJson:
 
 class TestTheRest:
     async def test_head_answers_without_a_body(self, http: Http) -> None:
+        # W-70
         await http.create()
         reply = await http("HEAD", OUT)
 

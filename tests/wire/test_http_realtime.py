@@ -40,6 +40,7 @@ def rows(reply: Reply) -> list[dict[str, str]]:
 
 
 async def test_the_first_answer_is_the_run_as_it_is() -> None:
+    # W-130
     async with server() as http:
         run = await triggered(http, "a", 'b "c"')
         reply = await shape(http, f"runs/{run}?log=full&offset=-1")
@@ -59,6 +60,7 @@ async def test_the_first_answer_is_the_run_as_it_is() -> None:
 
 
 async def test_a_held_request_is_answered_by_the_next_change() -> None:
+    # W-131
     async with server() as http:
         run = await triggered(http)
         first = await shape(http, f"runs/{run}?offset=-1")
@@ -93,6 +95,7 @@ async def test_a_change_between_two_requests_is_not_missed() -> None:
 
 
 async def test_a_request_is_answered_empty_when_its_time_is_up() -> None:
+    # W-131
     async with server() as http:
         run = await triggered(http)
         first = await shape(http, f"runs/{run}?offset=-1")
@@ -112,6 +115,7 @@ async def test_a_request_is_answered_empty_when_its_time_is_up() -> None:
 
 
 async def test_tags_select_runs_that_have_all_of_them() -> None:
+    # W-130
     async with server() as http:
         both = await triggered(http, "a", "b")
         await triggered(http, "a")
@@ -124,6 +128,7 @@ async def test_tags_select_runs_that_have_all_of_them() -> None:
 
 
 async def test_a_window_keeps_old_runs_out_and_does_not_move() -> None:
+    # W-134
     async with server() as http:
         old = await triggered(http, "a")
         await http.clock.jump(3600)
@@ -160,6 +165,7 @@ async def test_a_batch_is_followed_while_it_fills() -> None:
 
 
 async def test_columns_are_left_out_by_request_and_by_token() -> None:
+    # W-133
     async with server() as http:
         run = await triggered(http)
         asked = await shape(http, f"runs/{run}?offset=-1&skipColumns=payload,status,id")
@@ -189,6 +195,7 @@ async def test_scopes_decide_what_can_be_followed() -> None:
 
 
 async def test_a_page_may_read_every_header_and_old_clients_get_old_names() -> None:
+    # W-132
     async with server() as http:
         run = await triggered(http)
         page = await shape(

@@ -22,6 +22,7 @@ async def retrieved(http: Http, run: str) -> dict[str, Any]:
 
 
 async def test_a_replay_copies_what_the_run_was_given_and_not_its_key_or_limits() -> None:
+    # W-108
     async with server() as http:
         options = {"tags": ["a"], "metadata": {"m": 1}, "queue": {"name": "q"}}
         kept = await triggered(
@@ -38,6 +39,7 @@ async def test_a_replay_copies_what_the_run_was_given_and_not_its_key_or_limits(
 
 
 async def test_a_run_of_a_session_or_an_unknown_run_is_not_replayed() -> None:
+    # W-108
     async with server() as http:
         session = (await http("POST", "/api/v1/sessions", session_body())).json
         refused = await http("POST", f"/api/v1/runs/{session['runId']}/replay")
@@ -50,6 +52,7 @@ async def test_a_run_of_a_session_or_an_unknown_run_is_not_replayed() -> None:
 
 
 async def test_a_delayed_run_is_moved_and_no_other() -> None:
+    # W-109
     async with server() as http:
         delayed = await triggered(http, delay="1h")
         queued = await triggered(http)
@@ -74,6 +77,7 @@ async def test_a_delayed_run_is_moved_and_no_other() -> None:
 
 
 async def test_a_reset_key_starts_a_new_run() -> None:
+    # W-113
     async with server() as http:
         first = await triggered(http, idempotencyKey="a/b")
         assert await triggered(http, idempotencyKey="a/b") == first
@@ -92,6 +96,7 @@ async def test_a_reset_key_starts_a_new_run() -> None:
 
 
 async def test_a_delayed_run_is_listed_as_such_and_not_as_queued() -> None:
+    # W-104, W-105
     async with server() as http:
         delayed, queued = await triggered(http, delay="1h"), await triggered(http)
 
@@ -106,6 +111,7 @@ async def test_a_delayed_run_is_listed_as_such_and_not_as_queued() -> None:
 
 
 async def test_runs_are_listed_by_machine() -> None:
+    # W-105
     async with server() as http:
         small = await triggered(http, machine="micro")
         await triggered(http, machine="large-1x")

@@ -34,6 +34,7 @@ async def sent(http: Http, path: str, *lines: Any, **headers: str) -> int:
 
 
 async def test_values_are_stored_in_order_once_and_followed_from_any_place() -> None:
+    # W-135, W-136, W-137
     async with server() as http:
         run = await triggered(http)
         path = f"{S}/{run}/self/a%2Fb"
@@ -54,6 +55,7 @@ async def test_values_are_stored_in_order_once_and_followed_from_any_place() -> 
 
 
 async def test_a_child_writes_to_its_parent_and_root() -> None:
+    # W-135
     async with server() as http:
         root = await triggered(http)
         parent = await triggered(http, parentRunId=root)
@@ -73,6 +75,7 @@ async def test_a_child_writes_to_its_parent_and_root() -> None:
 
 
 async def test_a_run_that_has_ended_is_read_and_not_written() -> None:
+    # W-139
     async with server() as http:
         run = await triggered(http)
         await sent(http, f"{S}/{run}/self/s", 1)
@@ -89,6 +92,7 @@ async def test_a_run_that_has_ended_is_read_and_not_written() -> None:
 
 
 async def test_input_streams_take_values_under_a_runs_own_token() -> None:
+    # W-138
     async with server() as http:
         run = await triggered(http)
         token = http.token(f"write:inputStreams:{run}", f"read:runs:{run}")

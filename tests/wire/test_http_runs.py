@@ -31,6 +31,7 @@ async def trigger(http: Http, **options: Any) -> str:
 
 class TestTrigger:
     async def test_a_run_is_queued_and_both_token_headers_are_there(self, http: Http) -> None:
+        # W-28, W-100
         reply = await http("POST", JOB, {"payload": {"n": 1}})
 
         run_id = reply.json["id"]
@@ -46,6 +47,7 @@ class TestTrigger:
     async def test_a_retried_request_and_a_repeated_key_do_not_start_a_second_run(
         self, http: Http
     ) -> None:
+        # W-101
         headers = {"x-trigger-request-idempotency-key": "u-1"}
         first = await http("POST", JOB, {"payload": 1}, headers=headers)
         again = await http("POST", JOB, {"payload": 1}, headers=headers)
@@ -56,6 +58,7 @@ class TestTrigger:
         assert two.json == {"id": one.json["id"], "isCached": True}
 
     async def test_an_unknown_task_is_not_found(self, http: Http) -> None:
+        # W-100
         before = await http.stored()
         reply = await http("POST", "/api/v1/tasks/nobody/trigger", {"payload": 1})
 
@@ -63,6 +66,7 @@ class TestTrigger:
         assert await http.stored() == before
 
     async def test_eleven_tags_are_a_broken_rule(self, http: Http) -> None:
+        # W-100
         before = await http.stored()
         body = {"payload": 1, "options": {"tags": [f"t{n}" for n in range(11)]}}
         reply = await http("POST", JOB, body)
@@ -72,6 +76,7 @@ class TestTrigger:
         assert await http.stored() == before
 
     async def test_a_one_time_token_starts_one_run(self, http: Http) -> None:
+        # W-26
         token = http.token("trigger:tasks:job", otu=True)
         first = await http("POST", JOB, {"payload": 1}, key=token)
         second = await http("POST", JOB, {"payload": 1}, key=token)
@@ -99,6 +104,7 @@ class TestTrigger:
 
 class TestRead:
     async def test_a_run_has_every_member_clients_insist_on_and_no_nulls(self, http: Http) -> None:
+        # W-103
         run_id = await trigger(http, tags=["a"])
         run = (await http("GET", f"/api/v3/runs/{run_id}")).json
 
@@ -127,12 +133,14 @@ class TestRead:
         assert run["payload"] == {"n": 1}
 
     async def test_an_unknown_run_is_asked_for_again(self, http: Http) -> None:
+        # W-3, W-103
         reply = await http("GET", "/api/v3/runs/run_x")
 
         assert (reply.status, reply.json) == (404, {"error": "Not found"})
         assert reply.headers["x-should-retry"] == "true"
 
     async def test_a_token_reads_by_run_task_or_tag(self, http: Http) -> None:
+        # W-106
         run_id = await trigger(http, tags=["a"])
         for scope, status in (
             (f"read:runs:{run_id}", 200),
@@ -145,6 +153,7 @@ class TestRead:
             assert reply.status == status, scope
 
     async def test_lists_are_filtered_and_name_their_environment(self, http: Http) -> None:
+        # W-105
         await http.create()
         run_id = await trigger(http, tags=["a"])
 
@@ -167,6 +176,7 @@ class TestRead:
         "query", ["filter[status]=RUNNING", "filter[isTest]=maybe", "filter[colour]=red"]
     )
     async def test_a_filter_that_cannot_be_is_refused(self, http: Http, query: str) -> None:
+        # W-12
         reply = await http("GET", f"/api/v1/runs?{query}")
         assert (reply.status, reply.json["error"]) == (400, "Query Error")
 
@@ -175,6 +185,7 @@ class TestRead:
         assert (await http("GET", f"/api/v1/runs?page[after]={session_id}")).status == 400
 
     async def test_a_result_is_there_when_the_run_is_final(self, http: Http) -> None:
+        # W-112
         run_id = await trigger(http)
         path = f"/api/v1/runs/{run_id}/result"
         assert (await http("GET", path)).status == 404
@@ -185,6 +196,7 @@ class TestRead:
 
 class TestChange:
     async def test_cancelling_twice_is_cancelling_once(self, http: Http) -> None:
+        # W-107
         run_id = await trigger(http)
         for _ in range(2):
             reply = await http("POST", f"/api/v2/runs/{run_id}/cancel")
@@ -202,6 +214,7 @@ class TestChange:
         assert (unknown.status, refused.status, plain.status) == (404, 403, 405)
 
     async def test_metadata_is_replaced_or_changed_by_operations(self, http: Http) -> None:
+        # W-110
         path = f"/api/v1/runs/{await trigger(http)}/metadata"
         replaced = await http("PUT", path, {"metadata": {"a": 1}})
         changed = await http(
@@ -224,6 +237,7 @@ class TestChange:
         assert (await http("GET", path)).json["metadata"] == changed.json["metadata"]
 
     async def test_metadata_over_its_cap_is_refused_whole(self, http: Http) -> None:
+        # W-110
         path = f"/api/v1/runs/{await trigger(http)}/metadata"
         fits = 256 * 1024 - len('{"a":""}')
         assert (await http("PUT", path, {"metadata": {"a": "x" * fits}})).status == 200
@@ -232,6 +246,7 @@ class TestChange:
         assert (await http("GET", path)).json["metadata"] == {"a": "x" * fits}
 
     async def test_tags_are_added_up_to_ten(self, http: Http) -> None:
+        # W-111
         run_id = await trigger(http, tags=["t0"])
         path = f"/api/v1/runs/{run_id}/tags"
         assert (await http("POST", path, {"tags": "t0"})).status == 200

@@ -22,6 +22,7 @@ class TestCreate:
     async def test_a_new_session_answers_201_with_every_member_clients_insist_on(
         self, http: Http
     ) -> None:
+        # W-40
         reply = await http("POST", "/api/v1/sessions", session_body("chat/1"))
 
         assert reply.status == 201
@@ -51,6 +52,7 @@ class TestCreate:
     async def test_the_same_external_id_answers_200_with_the_same_session_and_run(
         self, http: Http
     ) -> None:
+        # W-40
         first = await http.create()
         again = await http("POST", "/api/v1/sessions", session_body())
 
@@ -59,6 +61,7 @@ class TestCreate:
         assert (again.json["id"], again.json["runId"]) == (first["id"], first["runId"])
 
     async def test_on_a_hit_only_the_trigger_config_is_replaced(self, http: Http) -> None:
+        # W-40
         await http.create(tags=["a"], metadata={"v": 1})
         changed = session_body() | {
             "tags": ["b"],
@@ -80,6 +83,7 @@ class TestCreate:
         assert (mine.status, other.status) == (200, 403)
 
     async def test_the_first_message_becomes_the_first_record_of_in(self, http: Http) -> None:
+        # W-41
         message = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
         base = {"chatId": "chat-1", "trigger": "submit-message", "message": message}
         await http.create(triggerConfig={"basePayload": base})
@@ -89,6 +93,7 @@ class TestCreate:
         assert b'\\"hi\\"' in records[0].body
 
     async def test_a_closed_session_is_a_conflict_that_is_not_retried(self, http: Http) -> None:
+        # W-43
         await http.create()
         await http("POST", "/api/v1/sessions/chat-1/close", {})
         before = await http.stored()
@@ -102,6 +107,7 @@ class TestCreate:
         assert await http.stored() == before
 
     async def test_an_expired_session_is_a_conflict_too(self, http: Http) -> None:
+        # W-47
         await http.create(expiresAt="2026-04-22T23:21:00Z")
         await http.clock.advance(61)
         reply = await http("POST", "/api/v1/sessions", session_body())
@@ -112,6 +118,7 @@ class TestCreate:
         }
 
     async def test_an_agent_that_is_not_registered_is_refused(self, http: Http) -> None:
+        # W-43
         before = await http.stored()
         body = session_body() | {"taskIdentifier": "nobody"}
         reply = await http("POST", "/api/v1/sessions", body)
@@ -145,6 +152,7 @@ class TestCreate:
     async def test_a_value_out_of_its_bounds_is_refused_and_nothing_is_stored(
         self, http: Http, change: dict[str, Any], text: str
     ) -> None:
+        # W-42, W-10
         before = await http.stored()
         reply = await http("POST", "/api/v1/sessions", session_body() | change)
 
@@ -167,6 +175,7 @@ class TestCreate:
     async def test_a_body_that_is_no_json_is_refused(
         self, http: Http, raw: bytes, error: str
     ) -> None:
+        # W-10
         reply = await http("POST", "/api/v1/sessions", raw=raw)
 
         assert (reply.status, reply.json) == (400, {"error": error})
@@ -190,6 +199,7 @@ class TestCreate:
         assert (reply.status, reply.json) == (413, {"error": "Request body too large"})
 
     async def test_the_content_type_does_not_matter(self, http: Http) -> None:
+        # W-10
         reply = await http(
             "POST", "/api/v1/sessions", session_body(), headers={"content-type": "text/plain"}
         )
@@ -197,6 +207,7 @@ class TestCreate:
         assert reply.status == 201
 
     async def test_a_token_needs_the_task_or_all_sessions(self, http: Http) -> None:
+        # W-29, W-25
         def token(*scopes: str) -> str:
             return http.token(*scopes)
 
@@ -235,6 +246,7 @@ class TestRetrieveAndList:
         assert (await http("GET", "/api/v1/sessions", key=secret)).json["data"] == []
 
     async def test_pages_are_newest_first_and_have_no_null_cursors(self, http: Http) -> None:
+        # W-7, W-49
         for n in range(3):
             await http.create(f"chat-{n}")
             await http.clock.advance(1)
@@ -249,6 +261,7 @@ class TestRetrieveAndList:
         assert "triggerConfig" not in first["data"][0]
 
     async def test_filters_take_comma_lists(self, http: Http) -> None:
+        # W-45, W-47
         await http.create("a", tags=["red"])
         await http.create("b", tags=["blue"])
         await http.create("c", tags=["green"])
@@ -287,6 +300,7 @@ class TestRetrieveAndList:
         assert reply.json["details"]
 
     async def test_a_cursor_from_another_list_is_refused(self, http: Http) -> None:
+        # W-7
         run_id = (await http.create())["runId"]
         reply = await http("GET", f"/api/v1/sessions?page[after]={run_id}")
 
@@ -294,6 +308,7 @@ class TestRetrieveAndList:
         assert isinstance(reply.json["error"], str)
 
     async def test_a_token_lists_what_its_scopes_name(self, http: Http) -> None:
+        # W-49
         for scope, query, status in (
             ("read:sessions", "", 200),
             ("read:tasks", "", 200),
@@ -317,6 +332,7 @@ class TestUpdateAndClose:
         assert (cleared["tags"], cleared["metadata"]) == (["b"], None)
 
     async def test_the_external_id_may_be_repeated_but_never_changed(self, http: Http) -> None:
+        # W-44
         await http.create()
         same = await http("PATCH", "/api/v1/sessions/chat-1", {"externalId": "chat-1"})
         assert same.status == 200
@@ -326,6 +342,7 @@ class TestUpdateAndClose:
             assert reply.json["error"].startswith("externalId cannot be changed after creation")
 
     async def test_the_first_close_wins(self, http: Http) -> None:
+        # W-44
         await http.create()
         path = "/api/v1/sessions/chat-1/close"
         first = (await http("POST", path, {"reason": "done"})).json
@@ -348,6 +365,7 @@ class TestUpdateAndClose:
             assert (reply.status, reply.json) == (404, {"error": "Session not found"})
 
     async def test_public_tokens_change_nothing_whatever_their_scopes(self, http: Http) -> None:
+        # W-25
         run_id = (await http.create())["runId"]
         before = await http.stored()
         for method, path, body in (
@@ -370,6 +388,7 @@ class TestUpdateAndClose:
 
 class TestEndAndContinue:
     async def test_the_current_run_is_swapped_once(self, http: Http) -> None:
+        # W-46
         run_id = (await http.create())["runId"]
         path = "/api/v1/sessions/chat-1/end-and-continue"
         body = {"callingRunId": run_id, "reason": "upgrade"}
@@ -395,6 +414,7 @@ class TestEndAndContinue:
 
 class TestSnapshots:
     async def test_a_snapshot_goes_up_and_comes_down_through_signed_links(self, http: Http) -> None:
+        # W-48
         await http.create()
         up = (await http("PUT", "/api/v1/sessions/chat-1/snapshot-url")).json["presignedUrl"]
         down = (await http("GET", "/api/v1/sessions/chat-1/snapshot-url")).json["presignedUrl"]
@@ -405,6 +425,7 @@ class TestSnapshots:
         assert (await http("GET", down, key=None)).json == {"version": 1}
 
     async def test_a_link_is_good_for_its_verb_its_session_and_its_hour(self, http: Http) -> None:
+        # W-48
         await http.create()
         link = (await http("GET", "/api/v1/sessions/chat-1/snapshot-url")).json["presignedUrl"]
         path = "/" + link.split("/", 3)[3]

@@ -99,6 +99,7 @@ async def create(port: int) -> None:
 
 
 async def test_a_chunked_upload_to_a_capped_route_is_refused() -> None:
+    # W-6
     async with running() as (_, port, _stop):
         await create(port)
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
@@ -112,6 +113,7 @@ async def test_a_chunked_upload_to_a_capped_route_is_refused() -> None:
 
 
 async def test_readers_are_cut_off_when_the_server_stops_so_that_they_come_back() -> None:
+    # W-66
     async with running() as (system, port, stop):
         await create(port)
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:

@@ -42,6 +42,7 @@ def test_the_callback_hash_is_the_published_vector() -> None:
 
 
 async def test_a_token_is_made_completed_once_and_read() -> None:
+    # W-140, W-141, W-143
     async with server() as http:
         made = await created(http, tags=["a", "b"], timeout="1h")
         before = await retrieved(http, made["id"])
@@ -72,6 +73,7 @@ async def test_a_token_is_made_completed_once_and_read() -> None:
 async def test_the_output_is_a_packet_made_by_the_kind_of_data(
     body: dict[str, Any], output: tuple[str, str] | None
 ) -> None:
+    # W-102, W-143
     async with server() as http:
         made = await created(http)
         await http("POST", f"{TOKENS}/{made['id']}/complete", body)
@@ -81,6 +83,7 @@ async def test_the_output_is_a_packet_made_by_the_kind_of_data(
 
 
 async def test_the_tokens_own_public_token_completes_it_and_nothing_else() -> None:
+    # W-28
     async with server() as http:
         reply = await http("POST", TOKENS, {})
         other = await created(http)
@@ -102,6 +105,7 @@ async def test_the_tokens_own_public_token_completes_it_and_nothing_else() -> No
 
 
 async def test_the_callback_url_completes_without_a_credential() -> None:
+    # W-142
     async with server() as http:
         made = await created(http)
         url = path_of(made["url"])
@@ -119,6 +123,7 @@ async def test_the_callback_url_completes_without_a_credential() -> None:
 
 
 async def test_a_callback_that_is_no_json_completes_with_an_empty_object() -> None:
+    # W-142
     async with server() as http:
         made = await created(http)
         done = await http("POST", path_of(made["url"]), raw=b"approved=yes", key=None)
@@ -152,6 +157,7 @@ async def test_a_completion_takes_what_fits_and_refuses_one_byte_more() -> None:
 
 
 async def test_a_token_times_out_by_the_clock() -> None:
+    # W-144
     async with server() as http:
         made = await created(http, timeout="10s")
         await http.clock.jump(9)
@@ -170,6 +176,7 @@ async def test_a_token_times_out_by_the_clock() -> None:
 
 
 async def test_a_timeout_is_a_duration_or_a_date_and_a_past_date_is_none() -> None:
+    # W-140
     async with server() as http:
         past = await created(http, timeout="2020-01-01T00:00:00.000Z")
         future = await created(http, timeout="2099-01-01T00:00:00.000Z")

@@ -4,11 +4,13 @@ import {
   usePendingMessages,
   useTriggerChatTransport,
 } from "@trigger.dev/sdk/chat/react";
-import { lastAssistantMessageIsCompleteWithApprovalResponses, type UIMessage } from "ai";
+import { lastAssistantMessageIsCompleteWithApprovalResponses } from "ai";
+import { useEffect, useMemo } from "react";
 import { freshToken, startChat, type OpenedChat } from "./backend";
-import { useEffect } from "react";
 import { Composer } from "./Composer";
 import { Message } from "./Message";
+import { resuming } from "./resume";
+import { useCatchingUp, useFollowing } from "./tabs";
 
 export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat }) {
   const transport = useTriggerChatTransport({
@@ -22,18 +24,23 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
   });
   const chat = useChat({
     id: chatId,
-    transport,
+    transport: useMemo(() => resuming(transport, opened.messages.at(-1)), [transport, opened]),
     messages: opened.messages,
     // Follow an answer that is being given; ends at once when there is none.
     resume: true,
     sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithApprovalResponses,
+    // `useMultiTabChat` shows other tabs how the answer grows, and may leave out its last words.
+    onFinish: ({ messages }) => transport.broadcastMessages(chatId, messages),
   });
   // The agent boots while its user is still typing, and every tab of a new chat has a session
   // whose cursor the other tabs keep current.
   useEffect(() => void transport.preload(chatId).catch(console.error), [transport, chatId]);
 
   const { messages, setMessages, sendMessage, status, error } = chat;
-  const { isReadOnly } = useMultiTabChat<UIMessage>(transport, chatId, messages, setMessages);
+  const busy = status === "submitted" || status === "streaming";
+  const following = useFollowing(busy, setMessages);
+  const { isReadOnly } = useMultiTabChat(transport, chatId, messages, following);
+  useCatchingUp(chatId, transport, busy, setMessages);
   const pending = usePendingMessages({
     transport,
     chatId,
@@ -43,7 +50,6 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
     sendMessage,
   });
 
-  const busy = status === "submitted" || status === "streaming";
   const last = messages.at(-1);
   return (
     <main data-status={status} data-read-only={isReadOnly}>
@@ -69,7 +75,8 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
         </p>
       )}
       <div className="actions">
-        {busy && <button onClick={() => void chat.stop()}>Stop</button>}
+        {/* Not `chat.stop`: on a resumed answer newer clients take it for a closed tab. */}
+        {busy && <button onClick={() => void transport.stopGeneration(chatId)}>Stop</button>}
         {!busy && !isReadOnly && last?.role === "assistant" && (
           <button onClick={() => void chat.regenerate()}>Regenerate</button>
         )}

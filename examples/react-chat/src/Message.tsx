@@ -1,5 +1,6 @@
 import type { InjectedMessage } from "@trigger.dev/sdk/chat/react";
 import { isToolUIPart, type UIMessage } from "ai";
+import { partsThatCount } from "./restarted";
 import { ToolCard } from "./ToolCard";
 
 type Part = UIMessage["parts"][number];
@@ -12,7 +13,7 @@ type Props = {
 export function Message({ message, injected, decide }: Props) {
   return (
     <li className={`message ${message.role}`} data-message={message.id}>
-      {message.parts.map((part, index) => {
+      {partsThatCount(message.parts).map((part, index) => {
         if (part.type === "text") return <p key={index}>{part.text}</p>;
         if (part.type === "file") return <Attachment key={index} part={part} />;
         if (isToolUIPart(part)) return <ToolCard key={index} part={part} decide={decide} />;

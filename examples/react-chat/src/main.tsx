@@ -1,4 +1,4 @@
-import { StrictMode, useEffect, useState } from "react";
+import { useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { openChat, type OpenedChat } from "./backend";
 import { Chat } from "./Chat";
@@ -23,8 +23,6 @@ function Page({ chatId }: { chatId: string }) {
   return opened ? <Chat chatId={chatId} opened={opened} /> : <p className="quiet">Opening…</p>;
 }
 
-createRoot(document.getElementById("root")!).render(
-  <StrictMode>
-    <Page chatId={chatIdOfAddress()} />
-  </StrictMode>,
-);
+// Not in `StrictMode`: it mounts twice while developing, and the second `resume` of `useChat` ends
+// the first one, whose stream the transport gives only once.
+createRoot(document.getElementById("root")!).render(<Page chatId={chatIdOfAddress()} />);

@@ -8,11 +8,10 @@ does. Nothing is stored: a loop loads its history from where it keeps it, and sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from everturn.chat import compaction as compactions
 from everturn.chat import handover as handovers
-from everturn.chat import ui_messages
 from everturn.chat.compaction import Compaction
 from everturn.chat.handover import Handover
 from everturn.chat.history import Lane
@@ -22,12 +21,21 @@ from everturn.chat.state import (
     current_turn,
     model_messages,
 )
-from everturn.chat.steering import PendingMessages, Steering
+from everturn.chat.steering import Offered, PendingMessages, Steering, keep_joined
+from everturn.chat.ui_messages import (
+    UIMessage,
+    accumulate,
+    clean_aborted_parts,
+    id_of,
+    new_message_id,
+    repair,
+)
 from everturn.errors import TooLarge
 from everturn.rules import limits
 from everturn.tasks.durations import Duration
 
 Message = dict[str, Any]
+_CONTEXT: Final = frozenset({"chat_id", "turn", "client_data", "total_usage"})
 
 
 class MessageAccumulator:
@@ -55,16 +63,18 @@ class MessageAccumulator:
         self._lane = Lane() if self._run is None else self._run.lane
         self._tools = tools
         self._converted: tuple[int, list[Any]] | None = None
-        self._steering: list[Message] = []
+        self._steered: list[Offered] = []
         if compaction is not None:
             current_run().compaction = compaction
         if pending_messages is not None:
             run = current_run()
             run.steering = Steering(pending_messages)
             run.steering.watch(run)
+        if self._run is not None:
+            self._run.steering.offered = self._steered
 
     @property
-    def ui_messages(self) -> list[ui_messages.UIMessage]:
+    def ui_messages(self) -> list[UIMessage]:
         """The history as clients see it."""
         return self._lane.messages
 
@@ -89,49 +99,61 @@ class MessageAccumulator:
         drops the trailing answer instead. Otherwise they are added: answers to tool calls go
         onto the message that holds the calls, everything else to the end.
         """
-        given = [_cleaned(message) for message in ui_messages.repair(list(incoming))]
+        given = [_cleaned(message) for message in repair(list(incoming))]
         if trigger == "regenerate-message" and not given:
-            self._lane.replace_all(ui_messages.accumulate(self._lane.messages, None, trigger))
+            self._lane.replace_all(accumulate(self._lane.messages, None, trigger))
         elif given and (turn == 0 or trigger == "regenerate-message"):
             self._lane.replace_all(given)
         else:
             for message in given:
-                chain = ui_messages.accumulate(self._lane.messages, message, "submit-message")
+                chain = accumulate(self._lane.messages, message, "submit-message")
                 self._lane.replace_all(chain)
         return self.model_messages
 
     def add_response(self, message: Mapping[str, Any]) -> Message:
         """Take an answer: in place where its id is known, else at the end. Returns it, with an id.
 
+        Messages that joined the turn, and of which the answer holds no mark, are taken before it.
+
         Raises ChatContextError for a message without an id outside of a run.
         """
         made = dict(message)
-        if not ui_messages.id_of(made):
-            made["id"] = ui_messages.new_message_id(current_run().runtime.ids)
+        if not id_of(made):
+            made["id"] = new_message_id(current_run().runtime.ids)
+        if self._run is not None and self._run.turn is not None:
+            keep_joined(self._run, self._run.turn, made)
         self._lane.upsert(made)
         return made
 
     def set_messages(self, ui_messages: Sequence[Mapping[str, Any]]) -> None:
         """Replace the history. What is no message is left out."""
-        self._lane.replace_all(ui_messages.repair(list(ui_messages)))
+        self._lane.replace_all(repair(list(ui_messages)))
 
     # --- steering --------------------------------------------------------------------------------
 
-    def steer(self, message: Mapping[str, Any]) -> None:
-        """Keep a message for later in the turn; one of a known id is ignored.
+    def steer(self, message: Mapping[str, Any], model: Sequence[Any] | None = None) -> None:
+        """Offer a message to the turn in progress; one of an id that is offered is ignored.
+
+        For messages the loop took by itself (`chat.messages.on`). The step hook asks
+        `pending_messages.should_inject` about them, together with those that wait in the FIFO.
+
+        Args:
+            model: its form for the model; by default it is converted.
 
         Raises TooLarge when limits.INPUT_BUFFER_MAX wait already.
         """
         made = dict(message)
-        if ui_messages.find(self._steering, ui_messages.id_of(made)) is not None:
+        message_id = id_of(made)
+        if message_id and any(id_of(offered.message) == message_id for offered in self._steered):
             return
-        if len(self._steering) >= limits.INPUT_BUFFER_MAX:
-            raise TooLarge(f"{len(self._steering)} messages wait already, which is the most")
-        self._steering.append(made)
+        if len(self._steered) >= limits.INPUT_BUFFER_MAX:
+            raise TooLarge(f"{len(self._steered)} messages wait already, which is the most")
+        self._steered.append(Offered(made, model))
 
     def drain_steering(self) -> list[Message]:
-        """What was kept and not used; it is gone from here."""
-        drained, self._steering = self._steering, []
+        """What was offered and not taken; it is gone from here, and its answer is the loop's."""
+        drained = [offered.message for offered in self._steered]
+        self._steered.clear()
         return drained
 
     def prepare_step(self) -> Any:
@@ -146,16 +168,23 @@ class MessageAccumulator:
 
         return StepHook()
 
-    async def compact_if_needed(self, usage: Any) -> bool:
+    async def compact_if_needed(self, usage: Any, **context: Any) -> bool:
         """Compact after an answer that cost `usage`, if the author wants it. True if it was.
 
-        Raises ChatContextError outside of a turn of a custom agent.
+        Args:
+            **context: what the functions of `compaction` are told instead of what the run knows:
+                chat_id, turn, client_data, total_usage.
+
+        Raises ChatContextError outside of a turn of a custom agent, and TypeError for other names.
         """
+        unknown = sorted(set(context) - _CONTEXT)
+        if unknown:
+            raise TypeError(f"compact_if_needed is told nothing called {unknown[0]!r}")
         state = current_turn()
         run = current_run()
         before = run.lane_start
         state.usage = usage
-        await compactions.outer(run, state, lambda: self.model_messages)
+        await compactions.outer(run, state, lambda: self.model_messages, context)
         return run.lane_start is not before
 
     # --- head start ------------------------------------------------------------------------------
@@ -187,5 +216,5 @@ class MessageAccumulator:
 
 def _cleaned(message: Message) -> Message:
     if message.get("role") == "assistant":
-        return ui_messages.clean_aborted_parts(message)
+        return clean_aborted_parts(message)
     return message

@@ -131,9 +131,10 @@ class Background:
         Not behind the results of tool calls: a provider wants those right after the calls, and
         the turn is about to answer them. They wait for the first step boundary then.
         """
-        # Without an id there is no place to find again: good for the one turn.
-        known = {message["id"] for message in ui_messages if message.get("id")}
-        self._placed = [placed for placed in self._placed if placed.after in known]
+        if self._placed:
+            # Without an id there is no place to find again: good for the one turn.
+            known = {message["id"] for message in ui_messages if message.get("id")}
+            self._placed = [placed for placed in self._placed if placed.after in known]
         if not ends_in_calls(ui_messages):
             self._put(ui_messages, self._taken())
 

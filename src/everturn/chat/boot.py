@@ -53,6 +53,7 @@ from everturn.rules.boot import (
     open_inputs,
     recover,
 )
+from everturn.rules.boot_records import ANSWERS_AGAIN
 from everturn.rules.trimming import TrimChain
 
 log = logging.getLogger("everturn.chat")
@@ -282,7 +283,7 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
     undecided = open_inputs(past.inputs, past.cursor)
     recovery = recover(
         prior=True,
-        attempt=run.runtime.info.attempt,
+        attempt=2 if _answers_again(run, past) else run.runtime.info.attempt,
         has_partial=has_partial,
         undecided=undecided,
         expects_handover=handover.expected(run.payload) and not run.started,
@@ -300,6 +301,11 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
     run.intake.seed(turns, decided=decided, tail=past.tail)
     await _close_uncommitted(run, past, recovery)
     return recovery
+
+
+def _answers_again(run: ChatRun, past: Past) -> bool:
+    """Whether a lost run of ours left the answer unfinished: like an attempt before this one."""
+    return past.wrote_ourselves and run.payload.get(ANSWERS_AGAIN) is True
 
 
 def _seed_chain(replay: Replay, recovery: Recovery) -> list[Message]:

@@ -22,8 +22,8 @@ and the turn goes on. Other functions of the author fail the turn, as any code i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from everturn.chat import hooks
@@ -153,6 +153,11 @@ class LaneStart:
             for ours, theirs in zip(self.covered, ui_messages, strict=False)
         )
 
+    def following(self, message: Message) -> LaneStart:
+        """The same for a message that got data parts since; no model hears of those."""
+        found = (message if id_of(ours) == id_of(message) else ours for ours in self.covered)
+        return LaneStart(self.model, tuple(found))
+
 
 # --- inner --------------------------------------------------------------------------------------
 
@@ -276,8 +281,18 @@ async def settle(run: ChatRun, state: TurnState, response: Message | None) -> No
 # --- outer --------------------------------------------------------------------------------------
 
 
-async def outer(run: ChatRun, state: TurnState, lane: Callable[[], list[Any]]) -> None:
-    """T29: compact between turns, if the author wants it. `lane` gives the model messages."""
+async def outer(
+    run: ChatRun,
+    state: TurnState,
+    lane: Callable[[], list[Any]],
+    context: Mapping[str, Any] | None = None,
+) -> None:
+    """T29: compact between turns, if the author wants it.
+
+    Args:
+        lane: gives the model messages.
+        context: fields of the events that the caller knows better than the run.
+    """
     config = run.compaction
     if config is None or state.compacted is not None or state.usage is None or state.stopped:
         return
@@ -298,7 +313,7 @@ async def outer(run: ChatRun, state: TurnState, lane: Callable[[], list[Any]]) -
         client_data=state.client_data,
         source="outer",
     )
-    if not await call_declared(config.should_compact, should):
+    if not await call_declared(config.should_compact, replace(should, **(context or {}))):
         return
     run.out.write(_chunk("compacting", usage.total_tokens), ours=True)
     event = SummarizeEvent(
@@ -311,6 +326,7 @@ async def outer(run: ChatRun, state: TurnState, lane: Callable[[], list[Any]]) -
         source="outer",
         step_number=None,
     )
+    event = replace(event, **(context or {}))
     summary = await _summary(config, event)
     if summary is None:
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from everturn.chat.ui_messages import UIMessage
@@ -250,26 +251,48 @@ class Hooks:
         return other
 
 
+#: Functions whose declaration is remembered.
+_DECLARED_MAX: Final = 4096
+_declared: Final[dict[CodeType, tuple[bool, bool]]] = {}
+
+
 def arguments(
     function: Callable[..., Any], event: Any, ctx: Any
 ) -> tuple[list[Any], dict[str, Any]]:
     """What of `event` and `ctx` the function declares to receive (rulings §5.5)."""
+    takes_event, takes_ctx = declared(function)
+    return [event] if takes_event else [], {"ctx": ctx} if takes_ctx else {}
+
+
+def declared(function: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether a function receives the event, and whether it receives `ctx` by name.
+
+    Looking at a signature takes longer than most hooks run, so the answer is kept: by source and
+    not by function, so that nothing an author's function holds is held on to.
+    """
+    if type(function) is not FunctionType or function.__dict__:
+        return _look_at(function)
+    known = _declared.get(function.__code__)
+    if known is None:
+        known = _look_at(function)
+        if len(_declared) < _DECLARED_MAX:
+            _declared[function.__code__] = known
+    return known
+
+
+def _look_at(function: Callable[..., Any]) -> tuple[bool, bool]:
     try:
         parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     except ValueError:  # some builtins have no signature
-        return [event], {}
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
+        return True, False
+    takes_event = takes_ctx = False
     kinds = inspect.Parameter
     for parameter in parameters.values():
         if parameter.name == "ctx" and parameter.kind is not kinds.POSITIONAL_ONLY:
-            named["ctx"] = ctx
-        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
-            if not positional:
-                positional.append(event)
-        elif parameter.kind is kinds.VAR_POSITIONAL and not positional:
-            positional.append(event)
-    return positional, named
+            takes_ctx = True
+        elif parameter.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD):
+            takes_event = True
+    return takes_event, takes_ctx
 
 
 async def call_declared(function: Callable[..., Any], event: Any, ctx: Any = None) -> Any:

@@ -120,7 +120,6 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
 
     def add_response(self, message: Mapping[str, Any]) -> Message:
         """Keep an answer that the author streamed by himself (`chat.pipe_and_capture`)."""
-        keep_joined(self._run, self._state, dict(message))
         made = self._session.accumulator.add_response(message)
         self._state.response = made
         return made

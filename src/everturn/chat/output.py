@@ -20,7 +20,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeGuard
 
 import anyio
 import msgspec
@@ -42,7 +42,6 @@ Chunk = dict[str, Any]
 # --- telling streamables apart ------------------------------------------------------------------
 
 
-@runtime_checkable
 class ModelRun(Protocol):
     """A stream of a model's run, which closes its parts and ends by itself when it is stopped."""
 
@@ -51,6 +50,12 @@ class ModelRun(Protocol):
         ...
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+
+def _is_model_run(value: Any) -> TypeGuard[ModelRun]:
+    # By its one method that nothing else has: a check of the whole protocol costs more than
+    # everything else that happens before a first chunk.
+    return hasattr(value, "accompany")
 
 
 def is_message(value: Any) -> bool:
@@ -77,6 +82,11 @@ def _adapted(value: Any) -> Any:
 
     stream = pydantic_ai.as_stream(value)
     return value if stream is None else stream
+
+
+#: How model libraries end their event streams. Readers of ours have the turn-complete for that,
+#: so these are dropped and never stored (R-019).
+END_MARKS: Final = frozenset({"done", "[DONE]"})
 
 
 def items_of(source: Any) -> AsyncIterator[Any]:
@@ -126,6 +136,8 @@ class _Framing:
 
     def chunk(self, chunk: Chunk) -> Iterator[Chunk]:
         kind = chunk.get("type")
+        if kind in END_MARKS:
+            return
         yield from self._end_text()
         if kind == "start":
             chunk = self._stamped(chunk)
@@ -240,6 +252,8 @@ class Outlet:
         async for chunk in items_of(source):
             if not isinstance(chunk, dict):
                 raise TypeError(f"expected a chunk, not {type(chunk).__name__}")
+            if chunk.get("type") in END_MARKS:
+                continue
             await self._runtime.room()
             self.write(chunk)
 
@@ -383,8 +397,8 @@ class Response:
         cancelled where it waits.
         """
         given, source = source, _adapted(source)
-        ends_itself = isinstance(source, ModelRun)
-        if isinstance(source, ModelRun):
+        ends_itself = _is_model_run(source)
+        if ends_itself:
             source.accompany(signal, self._options.on_error)
         self._authored = not ends_itself and source is given
         self._counts = source if ends_itself else given

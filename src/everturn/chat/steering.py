@@ -6,6 +6,10 @@ Refused, they stay where they are and become turns of their own. Taken, they lea
 belong to the turn in progress: its turn-complete decides them, and not before, so that a crash
 leaves them open, at the head of the FIFO again. Everything else in the FIFO is never offered.
 
+A loop that its author wrote may take messages from the FIFO by himself and offer them by hand
+(`MessageAccumulator.steer`). They belong to the turn already; they join the batch, at its end,
+and what was refused of them is his again.
+
 What was taken is in two places. The model run's history holds its model form from that request
 on. The answer holds a marker, `data-pending-message-injected`, at the place where it happened,
 with the messages whole: from it later turns, and later runs, hear of them again (`conversion`).
@@ -20,9 +24,9 @@ visibly, in its own turn.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -124,6 +128,13 @@ class PendingMessages:
             raise ConfigurationError(f"unconsumed is next_turn or drop, not {self.unconsumed!r}")
 
 
+class Offered(NamedTuple):
+    """A message its author offers by hand; with `model`, in a model form of his own."""
+
+    message: Message
+    model: Sequence[Any] | None = None
+
+
 class Boundary(msgspec.Struct, kw_only=True):
     """A place between two steps of a model run, or before the first."""
 
@@ -150,6 +161,8 @@ class Steering:
         self.config = config
         #: Numbers of the messages that arrived during the turn in progress.
         self._arrived: dict[int, None] = {}
+        #: What is offered by hand; shared with, and bounded by, the accumulator that fills it.
+        self.offered: list[Offered] = []
 
     def begin(self) -> None:
         """A turn begins: what arrives from here on arrived during it."""
@@ -183,20 +196,22 @@ class Steering:
         config = self.config
         if config is None or config.should_inject is None:
             return []
-        batch = _Batch.of(run, state)
-        if not batch.items:
+        batch = _Batch.of(run, state, self.offered)
+        if not batch.messages:
             return []
         event = _event(run, state, boundary, batch.messages)
         if not await call_declared(config.should_inject, event):
             return []
         if not await _is_welcome(run, state, batch):
             return []
-        made = await _model_form(config, replace(event, messages=as_objects(batch.messages)))
+        event = replace(event, messages=as_objects(batch.messages))
+        made = await _model_form(config, event, batch.models)
         marker = _marker(run, batch.messages)
         if not _fits(marker) or state.signal.aborted:
             return []  # a stopped turn takes nothing more: they get their own
         for item in batch.items:
             run.intake.join(item)
+        del self.offered[: batch.by_hand]
         state.joined.extend(batch.messages)
         if made:
             boundary.show(marker)
@@ -236,30 +251,46 @@ def is_steerable(item: Input) -> bool:
 
 
 class _Batch:
-    """The records that wait, and their messages, each id once."""
+    """The records that wait and what is offered by hand, and their messages, each id once.
+
+    Attributes:
+        by_hand: how many of those offered by hand were looked at.
+        models: by message id, the model form that the author gave.
+    """
 
     def __init__(self, items: list[Input], found: list[Message]) -> None:
         self.items = items
         self.messages = found
+        self.by_hand = 0
+        self.models: dict[str, Sequence[Any]] = {}
 
     @classmethod
-    def of(cls, run: ChatRun, state: TurnState) -> _Batch:
-        items: list[Input] = []
-        found: list[Message] = []
+    def of(cls, run: ChatRun, state: TurnState, offered: Sequence[Offered] = ()) -> _Batch:
+        batch = cls([], [])
         known = {id_of(message) for message in state.joined}
         for item in run.intake.waiting():
             # A stop that names a waiting message means that message's own turn.
             if not is_steerable(item) or run.intake.has_stop(item.seq_num):
                 continue
-            repaired = repair([message_of(item)])
-            if not repaired:
-                continue
-            items.append(item)
+            if batch._take(message_of(item), known):
+                batch.items.append(item)
+        for message, model in offered:
+            batch.by_hand += 1
+            if batch._take(message, known) and model is not None:
+                batch.models[id_of(message)] = model
+        if not batch.messages:
+            batch.items.clear()
+        return batch
+
+    def _take(self, message: Any, known: set[str]) -> bool:
+        """Whether it is a message at all; one that is known already is no second message."""
+        repaired = repair([message])
+        if repaired:
             message_id = id_of(repaired[0])
             if not message_id or message_id not in known:
                 known.add(message_id)
-                found.append(repaired[0])
-        return cls(items if found else [], found)
+                self.messages.append(repaired[0])
+        return bool(repaired)
 
 
 def _event(
@@ -298,7 +329,9 @@ async def _is_welcome(run: ChatRun, state: TurnState, batch: _Batch) -> bool:
     return True
 
 
-async def _model_form(config: PendingMessages, event: PendingBatch) -> list[Any]:
+async def _model_form(
+    config: PendingMessages, event: PendingBatch, given: Mapping[str, Sequence[Any]]
+) -> list[Any]:
     if config.prepare is not None:
         made = list(await call_declared(config.prepare, event) or ())
         if made and getattr(made[-1], "kind", None) != "request":
@@ -306,7 +339,11 @@ async def _model_form(config: PendingMessages, event: PendingBatch) -> list[Any]
         return made
     from everturn.chat import conversion
 
-    return [made for message in event.messages for made in conversion.to_model_messages([message])]
+    forms = (
+        given.get(id_of(message)) or conversion.to_model_messages([message])
+        for message in event.messages
+    )
+    return [made for form in forms for made in form]
 
 
 async def _told(function: Callable[..., Any], event: Any) -> None:

@@ -50,7 +50,7 @@ class UIStreamOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def over(self, changes: Mapping[str, Any]) -> UIStreamOptions:
         """These options with some replaced. Raises TypeError for a name that is no option."""
-        return msgspec.structs.replace(self, **changes)
+        return msgspec.structs.replace(self, **changes) if changes else self
 
     def shown(self, chunk: Chunk, *, authored: bool = False, usage: Any = None) -> Chunk | None:
         """The chunk as a client gets it; None when it does not.

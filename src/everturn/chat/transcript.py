@@ -76,7 +76,8 @@ def decode(data: bytes | None) -> Snapshot | None:
 def _number(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    # No number of a record has more digits; Python refuses to convert thousands of them.
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return None
 

@@ -175,8 +175,8 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
 
 async def _accumulate(run: ChatRun, state: TurnState) -> None:
     """T10, T12: the incoming messages join the UI lane."""
-    known = {message.get("id") for message in run.lane.messages if message.get("id")}
     if run.agent.hydrates:
+        known = {message.get("id") for message in run.lane.messages if message.get("id")}
         await hydrate(run, state)
         if state.incoming and state.incoming[-1].get("id") not in known:
             state.new_ui_messages.append(state.incoming[-1])
@@ -384,6 +384,9 @@ def _fold_late_parts(run: ChatRun, state: TurnState) -> None:
     fresh = state.response is None
     state.response = state.kept.move_to(state.response or empty_response(run))
     run.lane.upsert(state.response)
+    if run.lane_start is not None:
+        # It may have been made of this very response, a moment ago.
+        run.lane_start = run.lane_start.following(state.response)
     if fresh:
         state.new_ui_messages.append(state.response)
     else:

@@ -136,6 +136,8 @@ def tool_call_ids(message: Mapping[str, Any]) -> list[str]:
 def find_by_tool_call(messages: Sequence[Message], call_ids: Iterable[str]) -> Message | None:
     """The newest message that holds one of these tool calls (R-138)."""
     wanted = set(call_ids)
+    if not wanted:
+        return None  # what nearly every message is, and a history may be long
     for message in reversed(messages):
         if wanted.intersection(tool_call_ids(message)):
             return message

@@ -38,6 +38,11 @@ app.command("everturn.cli.keys:app", name="keys", help="Create, list and revoke 
 app.command(
     "everturn.cli.migrate:migrate", name="migrate", help="Bring the database schema up to date."
 )
+app.command(
+    "everturn.cli.doctor:doctor",
+    name="doctor",
+    help="Say what is wrong with an installation or a data directory.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

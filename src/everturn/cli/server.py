@@ -38,7 +38,7 @@ def server(
         debug, info, warning or error.
     """
     from everturn.server.assembly import build
-    from everturn.server.serving import serve
+    from everturn.server.serving import calm_collector, serve
     from everturn.server.settings import Settings
 
     logs.set_up(log_level)
@@ -50,6 +50,7 @@ def server(
 
     async def run() -> None:
         async with build(settings) as system:
+            calm_collector()
             await serve(system, opened=say, handle_signals=True)
 
     anyio.run(run, backend_options={"use_uvloop": True})

@@ -2,8 +2,8 @@
 
 One message becomes one record on the session's `.in`, with one part id over all tries; the answer
 is read from `.out`, from the last record this object has seen. The object holds three facts (is
-the session started, what was seen last, is a turn under way whose end was not seen), and the
-first two are `session`, which an application stores to go on later, in another process too.
+the session started, what was seen last, which of its messages were not seen to be settled), and
+the first two are `session`, which an application stores to go on later, in another process too.
 """
 
 from __future__ import annotations
@@ -220,8 +220,9 @@ class AgentChat:
     async def steer(self, text: str) -> bool:
         """Add a user message to what the agent is doing, without a stream of its own.
 
-        Its effect shows in the open stream, or as a turn after it. Returns False if the session
-        was not started by this object, or the request failed.
+        It joins the turn in progress, or is answered in a turn after it, which `reconnect` reads
+        and the stream of the next message skips. Returns False if the session was not started by
+        this object, or the request failed.
         """
         if not self._state.started:
             return False
@@ -231,9 +232,11 @@ class AgentChat:
             "parts": [{"type": "text", "text": text}],
         }
         try:
-            await self._append_message({"message": message, "trigger": _SUBMIT})
+            seq = await self._append_message({"message": message, "trigger": _SUBMIT})
         except EverturnError:
             return False
+        if seq is not None:
+            self._state.sent(seq)
         return True
 
     async def stop(self) -> None:
@@ -241,8 +244,12 @@ class AgentChat:
 
         A failure of the request is ignored; nothing happens if the session was not started.
         """
-        if self._state.started:
-            await self._send_stop(self._state.unsettled_seq)
+        if not self._state.started:
+            return
+        # Named, a stop that comes too late stops nothing else. With several messages on their
+        # way nobody here knows which of them is being answered: whichever it is is meant.
+        unsettled = self._state.unsettled
+        await self._send_stop(unsettled[0] if len(unsettled) == 1 else None)
 
     async def reconnect(self, *, signal: AbortSignal | None = None) -> ChatStream | None:
         """Read on from the last record seen; None if the session was not started.
@@ -251,8 +258,7 @@ class AgentChat:
         """
         if not self._state.started:
             return None
-        boundary = Boundary(None, skipping=False, earlier=None)
-        return self._stream(boundary, signal, on_stop=None)
+        return self._stream(Boundary(None), signal, on_stop=None)
 
     # --- handing over to a run (head start) -------------------------------------------------------
 
@@ -275,11 +281,10 @@ class AgentChat:
         await self._ensure_started()
         if self._reader is not None:
             await self._reader.settle()  # a stop that is due goes before the message
-        skipping = self._state.unsettled and not await self._has_settled()
-        earlier = self._state.unsettled_seq
+        if not self._state.is_settled:
+            await self._look_for_ends()
         seq = await self._append_message(payload)
-        self._state.sent(seq)
-        boundary = Boundary(seq, skipping=skipping, earlier=earlier if skipping else None)
+        boundary = self._state.awaits(seq)
 
         async def stop() -> None:
             await self._send_stop(seq)
@@ -323,7 +328,8 @@ class AgentChat:
                 # replay the turn before ours and end with it.
                 newest, open_turn = await newest_seq_num(self._reads, self.id)
                 self._state.last_seq = newest
-                self._state.unsettled = open_turn
+                if open_turn:
+                    self._state.turn_is_open()
             self._state.started = True
         if self._on_triggered is not None:
             await _maybe_await(self._on_triggered(Triggered(str(created["runId"]), self.id)))
@@ -345,19 +351,17 @@ class AgentChat:
             "triggerConfig": config,
         }
 
-    async def _has_settled(self) -> bool:
-        """Whether the turn we left unfinished has ended meanwhile; moves the cursor past it."""
+    async def _look_for_ends(self) -> None:
+        """See what is settled meanwhile; when all is, the cursor moves past it."""
         try:
             records = await self._reads.read_records(self.id, "out", after=self._state.last_seq)
         except SessionNotFound:
-            return False
+            return
         for record in _control_records(records):
-            if record.control != TURN_COMPLETE:
-                continue
-            self._state.saw_turn_complete(InputCursor.of(record))
-            if not self._state.unsettled:
-                self._state.saw(record)
-        return not self._state.unsettled
+            if record.control == TURN_COMPLETE:
+                self._state.saw_turn_complete(InputCursor.of(record))
+                if self._state.is_settled:
+                    self._state.saw(record)
 
     async def _append_message(self, payload: Mapping[str, Any]) -> int | None:
         payload = {"chatId": self.id, **payload}

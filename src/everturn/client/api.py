@@ -439,7 +439,8 @@ def _reset_ms(response: httpx2.Response) -> int | None:
     headers = response.headers
     reset = headers.get("x-ratelimit-reset", "")
     known = "x-ratelimit-limit" in headers and "x-ratelimit-remaining" in headers
-    return int(reset) if known and reset.isascii() and reset.isdigit() else None
+    digits = reset.isascii() and reset.isdigit() and len(reset) <= 18
+    return int(reset) if known and digits else None
 
 
 def _object(response: httpx2.Response) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class MessageReducer(Protocol):
 REDUCER = "everturn.chat.reducer:MessageReducer"
 
 
-def message_reducer() -> MessageReducer:
-    """A fresh reducer for one answer."""
+def message_reducer(seed: Mapping[str, Any] | None = None) -> MessageReducer:
+    """A fresh reducer for one answer, which continues the message `seed` if it is given."""
     module, _, name = REDUCER.partition(":")
-    return cast(MessageReducer, getattr(importlib.import_module(module), name)())
+    return cast(MessageReducer, getattr(importlib.import_module(module), name)(seed))

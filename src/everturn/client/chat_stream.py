@@ -138,6 +138,9 @@ class ChatStream:
     def messages(self) -> AsyncIterator[dict[str, Any]]:
         """The answer as a UI message, again after each change; the last one is the final one.
 
+        Each is what history would hold then: where a turn is answered anew, the next snapshot is
+        the same message without what the dead attempt had said.
+
         Raises UIMessageStreamError while iterating when chunks do not fit, such as on a stream
         that begins in the middle of a turn.
         """
@@ -180,7 +183,10 @@ class ChatStream:
         async with aclosing(self._chunks()) as chunks:
             async for chunk in chunks:
                 if chunk["type"] == RESTARTED_CHUNK:
-                    reducer = message_reducer()
+                    dead = reducer.snapshot()
+                    reducer = message_reducer({"id": dead["id"], "role": dead["role"], "parts": []})
+                    if dead["parts"]:
+                        yield reducer.snapshot()
                 elif reducer.feed(chunk):
                     yield reducer.snapshot()
 

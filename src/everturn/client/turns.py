@@ -5,9 +5,11 @@ ends. The end is exact: every turn-complete names what of `.in` it has decided, 
 the number of our record, so our turn is over when a turn-complete covers that number (X-01). A
 turn-complete that does not is the end of somebody else's turn, and reading goes on.
 
-The beginning matters only if an earlier turn was left unfinished by this client: it was aborted,
-its stream was left early, or a second message was sent while the first was being answered. What
-arrives until a turn-complete covers *that* message is skipped.
+The beginning matters only while something that this client sent before is *unsettled*: no
+turn-complete that covers it was seen. Its stream was aborted or left early, the new message was
+sent before the answer to it was over, or it was a steered message, which has no stream at all and
+may have joined a turn or be answered in one of its own. Messages are answered in the order of
+`.in`, so everything that arrives until all of them are covered is not ours, and is skipped.
 
 Servers that answer an append without a number still work: the first turn-complete ends the turn,
 or, while skipping, ends the skipping.
@@ -15,13 +17,14 @@ or, while skipping, ends the skipping.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 import anyio
 
 from everturn.client.follow import Arrived, Follower
 from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record
+from everturn.rules import limits
 
 #: Spelling of control records in logs of old writers: data chunks of these types.
 _LEGACY: Final = "trigger:"
@@ -44,56 +47,92 @@ class Boundary:
 
     Args:
         target: `.in` number of the message whose turn is wanted; None if unknown.
-        skipping: whether an unfinished earlier turn comes first.
-        earlier: the `.in` number that turn answers, if known.
+        skipping: whether turns that are not wanted come first.
+        earlier: the `.in` numbers those turns answer, as far as they are known.
     """
 
-    __slots__ = ("earlier", "skipping", "target")
+    __slots__ = ("_earlier", "skipping", "target")
 
-    def __init__(self, target: int | None, *, skipping: bool, earlier: int | None) -> None:
+    def __init__(
+        self, target: int | None, *, skipping: bool = False, earlier: Iterable[int] = ()
+    ) -> None:
         self.target = target
         self.skipping = skipping
-        self.earlier = earlier
+        self._earlier = frozenset(earlier)
 
     def turn_complete(self, cursor: InputCursor) -> bool:
         """A turn ended with this cursor. True when it was the one wanted."""
-        known = cursor.seq_num is not None or bool(cursor.decided)
-        if self.target is not None and known:
+        if self.target is not None and is_known(cursor):
             ours = cursor.covers(self.target)
         else:
             ours = not self.skipping
-        if not known or self.earlier is None or cursor.covers(self.earlier):
+        if not is_known(cursor) or all(map(cursor.covers, self._earlier)):
             self.skipping = False
         return ours
+
+
+def is_known(cursor: InputCursor) -> bool:
+    """Whether a turn-complete says at all what it has decided; those of old writers do not."""
+    return cursor.seq_num is not None or bool(cursor.decided)
 
 
 class ChatState:
     """What a chat client knows of its chat; shared by the streams it hands out."""
 
-    __slots__ = ("last_seq", "started", "unsettled", "unsettled_seq")
+    __slots__ = ("_open_turn", "_unsettled", "last_seq", "started")
 
     def __init__(self, *, started: bool, last_seq: int | None) -> None:
         self.started = started
         #: The newest `.out` record seen: where the next stream begins.
         self.last_seq = last_seq
-        #: Whether a turn is under way whose end was not seen, and which message it answers.
-        self.unsettled = False
-        self.unsettled_seq: int | None = None
+        #: Numbers of what this client sent and no turn-complete seen so far covers, in order.
+        self._unsettled: dict[int, None] = {}
+        #: Whether a turn is under way of which only that is known.
+        self._open_turn = False
+
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        """The `.in` numbers of what was sent and not seen to be settled, in order."""
+        return tuple(self._unsettled)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no turn is awaited or known to be under way."""
+        return not (self._unsettled or self._open_turn)
+
+    def turn_is_open(self) -> None:
+        """Somebody's turn is under way; its end was not seen."""
+        self._open_turn = True
+
+    def awaits(self, seq: int | None) -> Boundary:
+        """A message was appended; the boundary of its turn, behind all that is unsettled."""
+        earlier = [number for number in self._unsettled if seq is None or number < seq]
+        boundary = Boundary(seq, skipping=bool(earlier) or self._open_turn, earlier=earlier)
+        self.sent(seq)
+        return boundary
 
     def sent(self, seq: int | None) -> None:
-        """A message was appended; its turn is awaited."""
-        self.unsettled = True
-        self.unsettled_seq = seq
+        """A message was appended that some turn will answer.
+
+        Of more than limits.INPUT_BUFFER_MAX the first are forgotten: they are answered before
+        the others, so that skipping up to those skips them too.
+        """
+        if seq is None:
+            self._open_turn = True
+            return
+        self._unsettled[seq] = None
+        if len(self._unsettled) > limits.INPUT_BUFFER_MAX:
+            del self._unsettled[next(iter(self._unsettled))]
 
     def saw(self, record: Record) -> None:
         if self.last_seq is None or record.seq_num > self.last_seq:
             self.last_seq = record.seq_num
 
     def saw_turn_complete(self, cursor: InputCursor) -> None:
-        known = cursor.seq_num is not None or bool(cursor.decided)
-        if self.unsettled_seq is None or not known or cursor.covers(self.unsettled_seq):
-            self.unsettled = False
-            self.unsettled_seq = None
+        self._open_turn = False
+        for seq in self.unsettled:
+            if not is_known(cursor) or cursor.covers(seq):
+                del self._unsettled[seq]
 
 
 class TurnReader:

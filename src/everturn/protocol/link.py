@@ -39,8 +39,11 @@ SUBPROTOCOL: Final = "everturn.link.v1"
 F = TypeVar("F")
 
 
-class _Frame(msgspec.Struct, frozen=True, array_like=True):
-    """Array-like: members may be added at the end, never removed or reordered."""
+class _Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Array-like: members may be added at the end, never removed or reordered.
+
+    Decoded, or made of what is: a frame is in no cycle, so the collector need not look at it.
+    """
 
 
 # --- worker to server -----------------------------------------------------------------------
@@ -300,6 +303,13 @@ class Packer:
         return head + b"".join(items)
 
 
+#: What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 and
+#: nesting without end have types of their own.
+_MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: What a held slice counts beside its bytes, so that empty ones are bounded too.
+_PIECE_COST: Final = 64
+
+
 class Unpacker(Generic[F]):
     """Decodes messages into frames, joining slices. One per connection and direction."""
 
@@ -316,13 +326,13 @@ class Unpacker(Generic[F]):
         try:
             frames = self._message.decode(message)
             return [whole for frame in frames if (whole := self._join(frame)) is not None]
-        except msgspec.DecodeError as error:
+        except _MALFORMED as error:
             raise ProtocolError(f"not a link message: {error}") from error
 
     def _join(self, frame: Any) -> F | None:
         if not isinstance(frame, Slice):
             return frame  # type: ignore[no-any-return]
-        self._held_bytes += len(frame.data)
+        self._held_bytes += len(frame.data) + _PIECE_COST
         if self._held_bytes > self._max:
             raise ProtocolError(
                 f"slices of unfinished frames hold {self._held_bytes} bytes, at most {self._max}"
@@ -332,7 +342,7 @@ class Unpacker(Generic[F]):
         if not frame.last:
             return None
         data = b"".join(self._pieces.pop(frame.key))
-        self._held_bytes -= len(data)
+        self._held_bytes -= len(data) + len(pieces) * _PIECE_COST
         whole = self._one.decode(data)
         if isinstance(whole, Slice):
             raise ProtocolError("a slice inside slices")

@@ -29,6 +29,8 @@ from urllib.parse import quote
 HEALTH: Final = "/healthz"
 READY: Final = "/readyz"
 LINK: Final = "/link/v1"
+#: A description of these routes for tools.
+OPENAPI: Final = "/openapi.json"
 
 # --- sessions (wire-protocol §4) ------------------------------------------------------------
 SESSIONS: Final = "/api/v1/sessions"
@@ -36,6 +38,8 @@ SESSION: Final = "/api/v1/sessions/{session}"
 SESSION_CLOSE: Final = "/api/v1/sessions/{session}/close"
 SESSION_CONTINUE: Final = "/api/v1/sessions/{session}/end-and-continue"
 SESSION_SNAPSHOT_URL: Final = "/api/v1/sessions/{session}/snapshot-url"
+#: What a signed link leads to; ours alone.
+SNAPSHOT: Final = "/api/v1/snapshots/{environment}/{session}"
 
 # --- channels (§5); `{io}` is `in` or `out` --------------------------------------------------
 CHANNEL: Final = "/realtime/v1/sessions/{session}/{io}"
@@ -88,6 +92,7 @@ REALTIME_BATCH: Final = "/realtime/v1/batches/{batch}"
 # --- streams of runs (§13) ------------------------------------------------------------------
 RUN_STREAM: Final = "/realtime/v1/streams/{run}/{stream}"
 RUN_STREAM_WRITE: Final = "/realtime/v1/streams/{run}/{target}/{stream}"
+RUN_STREAM_APPEND: Final = "/realtime/v1/streams/{run}/{target}/{stream}/append"
 RUN_STREAM_INPUT: Final = "/realtime/v1/streams/{run}/input/{stream}"
 
 # --- wait tokens (§14) ----------------------------------------------------------------------

@@ -124,6 +124,13 @@ _decode = msgspec.json.decode
 
 def encode_record(record: Record) -> bytes:
     """JSON of one record; `headers` and `body` are left out when empty."""
+    if record.body and not record.headers:  # what nearly every record is
+        text = _encode(record.body.decode("utf-8", "replace"))
+        return b'{"seq_num":%d,"timestamp":%d,"body":%b}' % (
+            record.seq_num,
+            record.timestamp_ms,
+            text,
+        )
     parts = [b'{"seq_num":%d,"timestamp":%d' % (record.seq_num, record.timestamp_ms)]
     if record.headers:
         parts.append(b',"headers":' + _encode(record.headers))
@@ -215,11 +222,16 @@ class InputCursor(NamedTuple):
         seq = record.header(IN_CURSOR_HEADER)
         decided = record.header(IN_DECIDED_HEADER)
         return cls(
-            int(seq) if seq is not None and seq.isascii() and seq.isdigit() else None,
-            frozenset(int(n) for n in decided.split(",") if n.isascii() and n.isdigit())
+            None if seq is None else _number(seq),
+            frozenset(n for text in decided.split(",") if (n := _number(text)) is not None)
             if decided
             else frozenset(),
         )
+
+
+def _number(text: str) -> int | None:
+    """A seq_num in a header; None for what cannot be one, numbers too long to convert included."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 class Input(NamedTuple):

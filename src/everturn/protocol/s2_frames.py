@@ -271,14 +271,18 @@ def _as_text(value: int | bytes, what: str) -> str:
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-class _JsonRecord(msgspec.Struct):
+class JsonRecord(msgspec.Struct):
+    """One record of an append as JSON; a `timestamp` is not taken."""
+
     body: str = ""
     headers: list[tuple[str, str]] = []
     timestamp: int | None = None
 
 
-class _JsonInput(msgspec.Struct):
-    records: list[_JsonRecord]
+class JsonInput(msgspec.Struct):
+    """An append as JSON."""
+
+    records: list[JsonRecord]
     match_seq_num: int | None = None
     fencing_token: str | None = None
 
@@ -286,7 +290,7 @@ class _JsonInput(msgspec.Struct):
 def decode_input_json(data: bytes) -> AppendInput:
     """`AppendInput` from JSON. Raises InvalidRequest."""
     try:
-        value = msgspec.json.decode(data, type=_JsonInput)
+        value = msgspec.json.decode(data, type=JsonInput)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"not an append input: {error}") from None
     return AppendInput(

@@ -43,6 +43,12 @@ EVENT_BYTES_MAX: Final = 16 * 1024 * 1024
 Tail = tuple[int, int]
 
 
+_BATCH: Final = b'event: batch\nid: %d,%d,%d\ndata: {"records":[%b]}\n\n'
+_BATCH_AT_TAIL: Final = (
+    b'event: batch\nid: %d,%d,%d\ndata: {"records":[%b],"tail":{"seq_num":%d,"timestamp":%d}}\n\n'
+)
+
+
 def encode_batch(
     records: Sequence[Record], *, sent_records: int, sent_bytes: int, tail: Tail | None
 ) -> bytes:
@@ -53,16 +59,12 @@ def encode_batch(
         sent_bytes: metered bytes sent on this connection, these included.
         tail: where the channel ends as far as known; left out when None.
     """
-    parts = [
-        b"event: batch\nid: %d,%d,%d\ndata: " % (records[-1].seq_num, sent_records, sent_bytes),
-        b'{"records":[',
-        b",".join([record.wire for record in records]),
-        b"]",
-    ]
-    if tail is not None:
-        parts.append(b',"tail":' + _tail(tail))
-    parts.append(b"}\n\n")
-    return b"".join(parts)
+    wire = records[0].wire if len(records) == 1 else b",".join([r.wire for r in records])
+    # Formatted at one go, because this is made for every event of every reader.
+    said = (records[-1].seq_num, sent_records, sent_bytes, wire)
+    if tail is None:
+        return _BATCH % said
+    return _BATCH_AT_TAIL % (*said, *tail)
 
 
 def encode_ping(timestamp_ms: int, tail: Tail | None) -> bytes:
@@ -197,7 +199,7 @@ def decode_batch(data: bytes | str) -> tuple[list[Record], Tail | None]:
     """
     try:
         batch = _decode_batch(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"malformed batch event: {error}") from error
     records = [
         Record(item.seq_num, item.timestamp, item.headers, item.body.encode("utf-8", "replace"))

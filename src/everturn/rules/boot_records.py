@@ -55,6 +55,12 @@ def first_payload(
     return payload, msgspec.json.encode(chunk)
 
 
+#: Says that this server closes the turns of runs that ended (rulings §1.9). So an unfinished answer
+#: that a continuation finds is that of a process that was lost, and is given again (§1.5), where
+#: in a log that was written elsewhere it would stand for the answer.
+ANSWERS_AGAIN: Final = "answersAgain"
+
+
 def continuation_payload(
     base: Mapping[str, Any],
     *,
@@ -68,6 +74,7 @@ def continuation_payload(
         payload.pop(name, None)
     payload["continuation"] = True
     payload["previousRunId"] = previous_run_id
+    payload[ANSWERS_AGAIN] = True
     return payload
 
 

@@ -142,4 +142,4 @@ def _must_fail(run: EndedRun, ended_badly: bool) -> bool:
     return ended_badly or (run.state is _S.CANCELED and run.was_working)
 
 
-RequeueReason = Literal["worker_gone", "unstarted", "orphaned", "drained"]
+RequeueReason = Literal["worker_gone", "unstarted", "orphaned", "drained", "not_held"]

@@ -8,19 +8,24 @@ so `chat%2F1` is one segment (wire-protocol §1.2).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 
-from starlette.routing import BaseRoute, Route, Router
+import msgspec
+from starlette.routing import Route, Router
 
 from everturn.errors import NotFound
 from everturn.protocol import paths
 from everturn.protocol.problems import problem
 from everturn.rules import limits
 from everturn.server.direct import endpoint
+from everturn.server.openapi.document import Described, document
 from everturn.server.rates import Rates
 from everturn.server.routes import (
     auth_tokens,
     batches,
+    described,
     health,
     packets,
     realtime,
@@ -41,9 +46,11 @@ from everturn.server.routes.calls import (
     respond,
 )
 from everturn.server.routes.channels import PREFIX, channels
+from everturn.server.routes.channels import TABLE as CHANNELS
 from everturn.server.routes.link import link_endpoint
 from everturn.server.routes.reading import READERS, Readers
 from everturn.server.routes.run_streams import PREFIX as STREAMS_PREFIX
+from everturn.server.routes.run_streams import TABLE as RUN_STREAMS
 from everturn.server.routes.run_streams import run_streams
 
 if TYPE_CHECKING:
@@ -52,6 +59,8 @@ if TYPE_CHECKING:
     from everturn.server.services import Services
 
 _LINK: Final = paths.LINK.encode()
+#: In the order of the channels' table.
+_CHANNEL_TEMPLATES: Final = (paths.CHANNEL, paths.CHANNEL_APPEND, paths.CHANNEL_RECORDS)
 _LIMITED: Final = b"/api/"
 #: Paths under `/api` that are never limited (§17.6).
 _UNLIMITED: Final = (
@@ -87,10 +96,16 @@ def _any_depth(template: str) -> str:
     return template.replace("{name}", "{name:path}")
 
 
-ROUTES: Final[list[BaseRoute]] = [
+@cache
+def _document() -> bytes:
+    return msgspec.json.encode(document(every_route()))
+
+
+ROUTES: Final[list[Route]] = [
     # health
     Route(paths.HEALTH, Resource(GET=Method(health.alive, open=True))),
     Route(paths.READY, Resource(GET=Method(health.ready, open=True))),
+    Route(paths.OPENAPI, Resource(cors=True, GET=Method(described.openapi, open=True))),
     # sessions (§4)
     Route(
         paths.SESSIONS,
@@ -107,7 +122,7 @@ ROUTES: Final[list[BaseRoute]] = [
         Resource(cors=True, GET=_SNAPSHOT_DOWNLOAD, PUT=_SNAPSHOT_UPLOAD),
     ),
     Route(
-        "/api/v1/snapshots/{environment}/{session}",
+        paths.SNAPSHOT,
         Resource(cors=True, GET=Method(snapshots.read, open=True), PUT=_SNAPSHOT_WRITE),
     ),
     # tokens (§3.4)
@@ -175,6 +190,33 @@ ROUTES: Final[list[BaseRoute]] = [
 ]
 
 
+def every_route() -> Iterator[Described]:
+    """Every route of this application, for its OpenAPI document."""
+    for route in ROUTES:
+        resource = cast("Resource", route.endpoint)
+        for name, method in resource.methods.items():
+            if name != "HEAD":
+                limited = not method.open and _is_limited(route.path.encode())
+                yield Described(
+                    route.path,
+                    name,
+                    method.handler,
+                    public=method.public,
+                    open=method.open,
+                    cap=method.cap,
+                    cors=resource.cors,
+                    limited=limited,
+                )
+    for io_template, table in zip(_CHANNEL_TEMPLATES, CHANNELS.values(), strict=True):
+        for name, handler in table.items():
+            yield Described(io_template, name, handler, public=True, cors=True)
+    for template, streams in RUN_STREAMS.items():
+        for name, follower in streams.items():
+            yield Described(template, name, follower, public=True, cors=True)
+    yield Described(paths.STREAM_RECORDS, "POST", endpoint.direct, open=True, cors=True)
+    yield Described(paths.LINK, "GET", link_endpoint)
+
+
 class App:
     """The ASGI application of one server."""
 
@@ -206,6 +248,7 @@ class App:
         else:
             if self._rates is not None and _is_limited(raw):
                 scope[RATES] = self._rates
+            scope[described.DOCUMENT] = _document
             scope["path"] = raw.decode("latin-1")
             scope["root_path"] = ""
             await self._router(scope, receive, send)

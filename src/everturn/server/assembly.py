@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,14 @@ from everturn.ids import Ids, RandomIds
 from everturn.server.app import App
 from everturn.server.routes.reading import Readers
 from everturn.server.services import Services
-from everturn.server.services.keys import Keys, environment_id_of
+from everturn.server.services.keys import Keys, environment_id_of, opens
 from everturn.server.settings import MEMORY_URL, Settings
 from everturn.server.sweeps import run_sweeps
 
 if TYPE_CHECKING:
+    from everturn.storage.ports.examination import StateFindings, StreamFindings
     from everturn.storage.ports.snapshots import ObjectStore
-    from everturn.storage.ports.state import Environment, StateStore
+    from everturn.storage.ports.state import ApiKey, Environment, StateStore
     from everturn.storage.ports.streams import StreamStore
     from everturn.storage.ports.wakeups import Wakeups
 
@@ -156,6 +157,53 @@ async def open_keys(settings: Settings) -> AsyncIterator[KeyRing]:
         yield KeyRing(state=state, keys=keys, environment=environment)
     finally:
         await state.close()
+
+
+# --- looking without opening ---------------------------------------------------------------------
+
+
+def examine_streams(settings: Settings) -> StreamFindings | None:
+    """What the stream store holds, read without opening it; None where there is no file to read.
+
+    Blocking: reads all of it.
+    """
+    scheme, _, name = settings.streams.partition(":///")
+    if scheme != "sqlite" or not Path(name).exists():
+        return None
+    from everturn.storage.sqlite.examination import examine
+
+    return examine(Path(name))
+
+
+def examine_state(settings: Settings, *, now_ms: int) -> StateFindings | None:
+    """What the state store holds, read without opening it; None for state in memory.
+
+    Blocking. Raises Unavailable when it cannot be read, ConfigurationError for a URL that is none.
+    """
+    if settings.database == MEMORY_URL:
+        return None
+    from everturn.storage.sql.examination import examine
+
+    return examine(settings.database, now_ms=now_ms)
+
+
+def closed_keys(settings: Settings, keys: Sequence[ApiKey]) -> int:
+    """How many of these do not open under the master key, which is not made by asking.
+
+    Raises ConfigurationError when there is none, or one that cannot be.
+    """
+    if settings.master_key is not None:
+        master = bytes.fromhex(settings.master_key)
+    elif settings.folder is None:
+        raise ConfigurationError("there is no master key: no data folder and no setting")
+    else:
+        try:
+            master = _read_master_key(settings.folder / MASTER_KEY_FILE)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{settings.folder / MASTER_KEY_FILE}: {error.strerror}"
+            ) from error
+    return sum(not opens(master, key) for key in keys)
 
 
 # --- engines by URL ------------------------------------------------------------------------------

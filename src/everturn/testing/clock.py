@@ -8,6 +8,8 @@ import itertools
 import anyio
 from anyio.lowlevel import checkpoint
 
+from everturn.testing.quiet import at_rest
+
 #: 2026-01-01T00:00:00Z, so that times in test output are recognisable and the same every time.
 EPOCH_MS = 1_767_225_600_000
 
@@ -48,11 +50,11 @@ class VirtualClock:
     async def advance(self, seconds: float) -> None:
         """Let time pass. What each deadline sets off has come to rest before the next one."""
         until = self._elapsed + seconds
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         while self._sleepers and self._sleepers[0][0] <= until:
             deadline, _, event = heapq.heappop(self._sleepers)
             self._elapsed = max(self._elapsed, deadline)
             event.set()
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
         self._elapsed = until
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()

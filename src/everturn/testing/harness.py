@@ -31,6 +31,7 @@ from everturn.tasks.runtime import running
 from everturn.testing.clock import VirtualClock
 from everturn.testing.harness_session import SessionSide
 from everturn.testing.harness_turn import HarnessTurn as HarnessTurn
+from everturn.testing.quiet import at_rest
 from everturn.testing.runtime import MemoryRuntime, World
 from everturn.testing.task_context import context_with
 
@@ -42,6 +43,7 @@ SetupLocals = Callable[[SetLocal], Awaitable[None] | None]
 RESTING: Final = frozenset({"wait", "suspended", "end"})
 #: Real seconds that leaving a harness may take.
 CLOSE_S_MAX: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.05
 
 
 class ChatHarness(SessionSide):
@@ -89,11 +91,14 @@ class ChatHarness(SessionSide):
         self.timeline: list[str] = []
         self.outcomes: list[tuple[str, str]] = []
         self.error: BaseException | None = None
+        self._left = False
 
     # --- observing (chat.state.Observer) ---------------------------------------------------------
 
     def hook(self, name: str, event: Any) -> None:
         """A hook, the tools of a turn, or `run`, is about to be called."""
+        if self._left:
+            return
         self.hook_calls.append(name)
         self.timeline.append(name)
         self.events.append((name, event))
@@ -131,7 +136,7 @@ class ChatHarness(SessionSide):
     async def settled(self) -> None:
         """Return when the loop is idle, suspended or ended."""
         while True:
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
             if not self.alive or self.state in RESTING:
                 return
             await self._changed.wait()
@@ -139,10 +144,12 @@ class ChatHarness(SessionSide):
     async def reached(self, condition: Callable[[], bool]) -> None:
         """Return when `condition()` holds at a moment when nothing else can run."""
         while not condition():
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
             if condition():
                 return
-            await self._changed.wait()
+            # Work in threads and processes tells nobody when it is done: look again.
+            with anyio.move_on_after(_LOOK_AGAIN_S):
+                await self._changed.wait()
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -186,7 +193,7 @@ class ChatHarness(SessionSide):
         self._scope = anyio.CancelScope()
         self.state = "boot"
         self._tasks.start_soon(self._work, info, self._scope)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
 
     async def _work(self, info: RunInfo, scope: anyio.CancelScope) -> None:
         outcome = "crashed"
@@ -241,13 +248,13 @@ class ChatHarness(SessionSide):
         if scope is not None:
             scope.cancel()
             self.outcomes.append((self._run_id, "crashed"))
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
 
     async def drain(self) -> None:
         """Tell the run that its process is about to go; it ends when no turn is in progress."""
         assert self.runtime is not None
         self.runtime.draining.abort("the worker is stopping")
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
 
     async def restart(self, attempt: int | None = None) -> None:
         """Boot again: the next attempt of the same run, or a continuation when None."""
@@ -258,11 +265,15 @@ class ChatHarness(SessionSide):
         else:
             await self.start(attempt=attempt)
 
+    async def leave(self) -> None:
+        """`close`, at the end of the `async with` block: what it calls is not logged any more."""
+        self._left = True
+        await self.close()
+
     async def close(self) -> None:
         """Send a close, end the run if it does not end by that, and wait a second at most.
 
-        Called when the `async with` block is left. A run in the middle of a turn is not waited
-        for; its process goes away, as in `crash`.
+        A run in the middle of a turn is not waited for; its process goes away, as in `crash`.
         """
         with anyio.move_on_after(CLOSE_S_MAX):
             if self.alive and self.state in RESTING:
@@ -465,7 +476,7 @@ async def mock_chat_agent(
             if start and mode != "submit-message":
                 await harness.start(attempt=attempt)
             yield harness
-            await harness.close()
+            await harness.leave()
         finally:
             tasks.cancel_scope.cancel()
 

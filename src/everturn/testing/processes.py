@@ -161,10 +161,16 @@ class System:
         return self.server
 
     def start_worker(
-        self, *, wait: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        *,
+        wait: bool = True,
+        environment: Mapping[str, str] | None = None,
+        concurrency: int | None = None,
     ) -> EverturnProcess:
+        """Start one more worker. `concurrency` is how many runs it takes at once."""
+        slots = [] if concurrency is None else ["--concurrency", str(concurrency)]
         worker = EverturnProcess(
-            ["worker", self.app, "--url", self.url],
+            ["worker", self.app, "--url", self.url, *slots],
             self.data_dir / f"worker-{len(self.workers)}.log",
             {**self._environment, **(environment or {})},
         )

@@ -6,8 +6,8 @@ what code of ours is handed. When no task can run, the time jumps to the next ti
 that runs out costs no waiting, and a run of the whole system has one order of events.
 
 That order depends on nothing but the program: tasks are numbered as they are made and hash by
-that number, because anyio keeps tasks in sets, and a set of objects that hash by their address
-would cancel them in another order each time.
+that number, and cancel scopes hash by the task they are open in, because anyio keeps both in sets,
+and a set of objects that hash by their address would cancel them in another order each time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
+from anyio._backends._asyncio import CancelScope  # the class in use has no public name
 
 from everturn.errors import EverturnError
 from everturn.testing.clock import EPOCH_MS
 
 T = TypeVar("T")
+#: What a task may be made of.
+_CoroutineLike: TypeAlias = Coroutine[Any, Any, T] | Generator[Any, None, T]
 
 #: Real seconds to wait for a thread when no timer is set; nothing of ours needs one.
 _THREAD_S: Final = 5.0
@@ -67,13 +71,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.elapsed
 
     def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any
+        self, loop: asyncio.AbstractEventLoop, coro: _CoroutineLike[T], **options: Any
     ) -> asyncio.Task[T]:
         return _NumberedTask(next(self._numbers), coro, loop=loop, **options)
 
 
 class _NumberedTask(asyncio.Task[T]):
-    def __init__(self, number: int, coro: Coroutine[Any, Any, T], **options: Any) -> None:
+    def __init__(self, number: int, coro: _CoroutineLike[T], **options: Any) -> None:
         self._number = number  # first: the base class puts the task into a set
         super().__init__(coro, **options)
 
@@ -109,6 +113,26 @@ class LoopClock:
         self._held_until = max(self._held_until, self._loop.time() + seconds)
 
 
+@contextmanager
+def _ordered_scopes() -> Iterator[None]:
+    """Let anyio's cancel scopes hash by their task's number instead of their address.
+
+    A scope is in a set only while it is open, and its task stays the same for that long.
+    """
+
+    def number(scope: CancelScope) -> int:
+        return hash(getattr(scope, "_host_task", None))
+
+    before = CancelScope.__hash__
+    # By name, because to a type checker a class's methods are not to be replaced. They are here,
+    # for one loop that runs alone in its thread: anyio offers no order of its own.
+    setattr(CancelScope, "__hash__", number)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(CancelScope, "__hash__", before)  # noqa: B010
+
+
 def run_virtual(main: Callable[[], Awaitable[T]], *, virtual_s_max: float = 3600.0) -> T:
     """Run `main` on a virtual loop of its own; what it returns.
 
@@ -119,5 +143,5 @@ def run_virtual(main: Callable[[], Awaitable[T]], *, virtual_s_max: float = 3600
         with anyio.fail_after(virtual_s_max):
             return await main()
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with _ordered_scopes(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(bounded())

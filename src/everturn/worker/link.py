@@ -18,7 +18,10 @@ When a lease may be trusted
     from the time an answered Beat (or the Hello that a Welcome answers) was *sent*, by this
     process's monotonic clock, therefore never counts too much. The link says that the lease is
     lost a margin before that time is over, and the worker then stops every run it holds: the
-    server may give them away only later. A new Welcome starts a new lease, with no runs in it.
+    server may give them away only later. The connection may be standing all the while (a process
+that was stopped for half a minute), and the server none the wiser: it is ended, and the Hello of
+the next one, which names no run, tells the server that they are free. A new Welcome starts a new
+lease, with no runs in it.
 
 What ends the link
     A refused key, or a server that speaks another protocol version, cannot be waited out, and
@@ -29,11 +32,11 @@ What ends the link
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -49,6 +52,7 @@ from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.rules import limits
 from everturn.worker.calls import OpenCall
+from everturn.worker.sockets import Dial, Socket
 
 log = logging.getLogger("everturn.worker")
 
@@ -89,28 +93,6 @@ class Peer(Protocol):
         ...
 
 
-class Socket(Protocol):
-    """What the link needs of a connection.
-
-    It ends with the exceptions of `websockets`: `ConnectionClosed`, or OSError before it stands.
-    """
-
-    @property
-    def subprotocol(self) -> str | None: ...
-
-    async def send(self, message: bytes) -> None: ...
-
-    async def recv(self) -> str | bytes: ...
-
-    async def close(self, code: int = 1000, reason: str = "") -> None: ...
-
-    def __aiter__(self) -> AsyncIterator[str | bytes]: ...
-
-
-#: Opens one connection to the server. A system in one process gives its own (`testing/cluster.py`).
-Dial = Callable[[], AbstractAsyncContextManager[Socket]]
-
-
 class Link:
     """One connection to a server, renewed whenever it is lost."""
 
@@ -137,7 +119,7 @@ class Link:
         self._dial: Dial = dial or self._websocket
         self._packer = frames.Packer(limits.LINK_SLICE_BYTES_MAX)
         self._queue: deque[bytes] = deque()
-        self._queued = anyio.Event()
+        self._queued = asyncio.Event()
         self._credit_changed = False
         self._connected = False
         self._calls: dict[str, OpenCall] = {}
@@ -150,6 +132,7 @@ class Link:
         self._heartbeat_s = limits.HEARTBEAT_MS / 1000
         self._trusted_until: float | None = None
         self._renewed = anyio.Event()
+        self._lease_over = anyio.Event()
         self._complained = False
         self._closed: LeaseLost | None = None
         self.welcome: frames.Welcome | None = None
@@ -341,6 +324,7 @@ class Link:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._write, socket)
                     tasks.start_soon(self._beat, socket)
+                    tasks.start_soon(self._end_with_lease, socket)
                     await self._read(socket)
                     tasks.cancel_scope.cancel()
             except* ConnectionClosed as group:
@@ -390,7 +374,7 @@ class Link:
         """The one writer: everything queued goes into one message, up to a bound."""
         while True:
             await self._queued.wait()
-            self._queued = anyio.Event()
+            self._queued.clear()
             while batch := self._batch():
                 await socket.send(frames.Packer.message(batch))
 
@@ -443,6 +427,11 @@ class Link:
             self._queue.extendleft(self._packer.encode(frames.Beat(self._beat_count)))
             self._queued.set()
 
+    async def _end_with_lease(self, socket: Socket) -> None:
+        self._lease_over = anyio.Event()
+        await self._lease_over.wait()
+        await socket.close(1011, "the lease is over")
+
     def _renew(self, sent_at: float) -> None:
         margin_s = min(limits.LEASE_MARGIN_MS / 1000, self._lease_s / 4)
         until = sent_at + self._lease_s - margin_s
@@ -466,6 +455,7 @@ class Link:
             log.error("lease.lost: %s was not reached in time, stopping all runs", self._url)
             self._peer.lease_lost()
             self.fail_calls(LeaseLost("the lease of this worker is over"))
+            self._lease_over.set()
 
 
 def link_address(url: str) -> str:

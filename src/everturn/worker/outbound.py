@@ -158,7 +158,8 @@ def _over_limit(records: Sequence[NewRecord]) -> EverturnError | None:
     if len(records) > limits.BATCH_RECORDS_MAX:
         return TooLarge(f"{len(records)} records at once, at most {limits.BATCH_RECORDS_MAX}")
     for number, record in enumerate(records):
-        size = metered_bytes(record.headers, record.body)
+        body = record.body
+        size = metered_bytes(record.headers, body) if record.headers else 8 + len(body)
         if size > limits.RECORD_BYTES_MAX:
             return TooLarge(
                 f"record {number} is {size} bytes, at most {limits.RECORD_BYTES_MAX}",

@@ -37,12 +37,13 @@ from everturn.tasks import scope as scopes
 from everturn.tasks.failures import internal_error
 from everturn.tasks.signals import Signal
 from everturn.worker.attempt import Attempt, as_builtins
-from everturn.worker.link import Dial, Link
+from everturn.worker.link import Link
 from everturn.worker.loading import App, load_app, version_of
 from everturn.worker.parking import Parking, calm_collector, evict_all
 from everturn.worker.pool import Pool
 from everturn.worker.probe import StallProbe
 from everturn.worker.runtime import LinkRuntime
+from everturn.worker.sockets import Dial
 from everturn.worker.tails import LinkTail
 
 log = logging.getLogger("everturn.worker")

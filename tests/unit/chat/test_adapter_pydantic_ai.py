@@ -93,6 +93,7 @@ async def test_nothing_runs_before_the_stream_is_read_and_it_is_read_once() -> N
 
 
 async def test_a_run_with_a_tool_has_two_steps_with_right_borders_and_ends_with_finish() -> None:
+    """R-157."""
     stream = stream_agent(clock_agent(), user_prompt="what time is it?", message_id="m1")
     chunks = await collect(stream)
 
@@ -367,6 +368,7 @@ async def test_an_approval_is_asked_for_and_its_decision_carried_out(
 
 
 async def test_reasoning_is_streamed_as_reasoning() -> None:
+    """R-157."""
     async def model(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         yield {0: DeltaThinkingPart(content="hm", signature="sig")}
         yield "answer"

@@ -412,7 +412,7 @@ class TestStop:
         assert stopped == [False, False]
 
     async def test_a_stop_with_a_target_means_that_message_and_no_other(self) -> None:
-        """Rulings §1.12; the used stop is in the decided set (§1.7)."""
+        """W-89; rulings §1.12. The used stop is in the decided set (§1.7)."""
         gate = Gate()
         watched(gate.agent, "on_turn_complete")
         async with mock_chat_agent(gate.agent) as h:

@@ -122,6 +122,7 @@ class TestInner:
         assert not turn.errors
 
     async def test_the_client_hears_of_it_while_the_summary_is_being_written(self) -> None:
+        # W-87
         shown, go_on = anyio.Event(), anyio.Event()
 
         async def summarize(event: SummarizeEvent) -> str:
@@ -276,6 +277,24 @@ class TestOuter:
         assert (events[0].summary, events[0].step_number, events[0].message_count) == ("S4", -1, 4)
         assert shape(events[0].messages)[0] == "user: hi"
         assert events[0].total_tokens > 0
+
+    async def test_data_written_when_it_is_over_does_not_undo_it(self) -> None:
+        """It joins the response that was just compacted, and no model hears of it."""
+        worker = Worker()
+        agent = working(worker, compaction("outer"))
+
+        @agent.on_compacted
+        def say_so(event: Any) -> None:
+            event.writer.data("summary", event.summary)
+
+        async with mock_chat_agent(agent) as h:
+            turn = await h.send_message(user("hi"))
+            await h.send_message(user("again"))
+            await h.settled()
+        assert "data-summary" in [part["type"] for part in turn.message["parts"]]
+        first_of_second_turn = next(r for r in worker.requests if r[-1] == "user: again")
+        assert "user: hi" not in first_of_second_turn
+        assert len(first_of_second_turn) == 2
 
 
 class TestLanes:

@@ -46,6 +46,8 @@ async def test_a_loop_by_hand_answers_each_message_with_one_turn_complete() -> N
 
 
 async def test_nothing_is_written_unless_the_code_writes_it() -> None:
+    """R-203."""
+
     @chat.custom_agent("silent")
     async def silent(payload: Any) -> dict[str, Any]:
         return {"chat": payload["chatId"]}
@@ -59,6 +61,8 @@ async def test_nothing_is_written_unless_the_code_writes_it() -> None:
 
 
 async def test_an_exception_fails_the_run() -> None:
+    """R-203."""
+
     @chat.custom_agent("failing")
     async def failing(payload: Any) -> None:
         raise ValueError("no")
@@ -72,6 +76,7 @@ async def test_an_exception_fails_the_run() -> None:
 
 
 def test_a_custom_agent_takes_no_hooks() -> None:
+    """R-203."""
     with pytest.raises(ConfigurationError, match="on_turn_start"):
         echoing().on_turn_start(lambda event: None)
 
@@ -94,6 +99,7 @@ def test_it_is_declared_as_what_it_is() -> None:
 
 
 async def test_an_answered_message_does_not_come_again_in_a_continuation() -> None:
+    """R-204."""
     async with mock_chat_agent(echoing()) as h:
         await h.send_message("one")
         await h.settled()
@@ -185,6 +191,7 @@ async def test_a_loop_may_read_the_channel_by_itself() -> None:
 
 
 async def test_a_handler_consumes_messages_and_leaves_stops_to_others() -> None:
+    """R-209."""
     seen: list[str] = []
     stops: list[str | None] = []
 
@@ -305,6 +312,7 @@ async def test_waits_end_with_a_value_when_nobody_writes() -> None:
 
 
 async def test_waiting_for_a_handover_returns_at_once_on_another_boot() -> None:
+    """R-210."""
     found: list[Any] = []
 
     @chat.custom_agent("hasty")
@@ -347,6 +355,7 @@ async def test_a_head_start_is_taken_over_by_hand() -> None:
 
 
 async def test_turn_completes_by_hand_trim_to_the_one_before() -> None:
+    """R-212."""
     async with mock_chat_agent(echoing()) as h:
         first = await h.send_message("one")
         await h.send_message("two")
@@ -391,6 +400,7 @@ async def test_chunks_of_ones_own_making_go_out_beside_the_answer() -> None:
 
 class TestMessageAccumulator:
     def test_a_known_answer_is_replaced_in_place(self) -> None:
+        """R-211."""
         history = chat.MessageAccumulator()
         history.set_messages([user("1"), answer("a", "old"), user("2")])
 

@@ -104,6 +104,7 @@ async def stored(h: ChatHarness) -> list[dict[str, Any]]:
 
 
 async def test_the_turn_after_a_tool_call_goes_on_in_the_same_message() -> None:
+    """R-213."""
     seen: list[Any] = []
     async with head_started(seeing_agent(seen)) as h:
         await warm(h, *STEP_ONE)
@@ -138,6 +139,7 @@ async def test_the_agent_sees_the_call_as_one_that_may_be_executed() -> None:
 
 
 async def test_a_final_handover_is_the_answer_and_nothing_is_run() -> None:
+    """R-214."""
     seen: list[Any] = []
     ended: list[Any] = []
     agent = seeing_agent(seen)
@@ -156,6 +158,7 @@ async def test_a_final_handover_is_the_answer_and_nothing_is_run() -> None:
 
 
 async def test_a_skip_ends_the_run_without_a_turn() -> None:
+    """R-215."""
     agent = seeing_agent([])
     agent.on_turn_start(lambda event: pytest.fail("there is no turn"))
     async with head_started(agent) as h:
@@ -167,6 +170,7 @@ async def test_a_skip_ends_the_run_without_a_turn() -> None:
 
 
 async def test_no_handover_within_the_window_ends_the_run_without_suspending() -> None:
+    """R-216."""
     async with head_started(seeing_agent([]), idleTimeoutInSeconds=7) as h:
         await h.advance(6.5)
         assert h.alive
@@ -179,6 +183,7 @@ async def test_no_handover_within_the_window_ends_the_run_without_suspending() -
 
 
 async def test_a_message_sent_during_the_wait_is_answered_after_the_handover_turn() -> None:
+    """R-217."""
     seen: list[Any] = []
     async with head_started(seeing_agent(seen)) as h:
         early = await h.post_message("and in Rome?")
@@ -307,6 +312,7 @@ async def answered_by_a_model(tool: Any) -> tuple[Any, dict[str, Any]]:
 
 
 async def test_a_handed_over_call_runs_in_the_agent() -> None:
+    """R-213."""
     tool = chat.tool(lambda: "noon", name="current_time", description="The time.")
     turn, call = await answered_by_a_model(tool)
 

@@ -46,6 +46,7 @@ async def echo(turn: Any) -> None:
 
 
 async def test_completing_a_turn_pipes_accumulates_and_commits() -> None:
+    """R-205."""
     loop = Loop(echo)
     async with mock_chat_agent(loop.agent) as h:
         first = await h.send_message("one")
@@ -59,6 +60,7 @@ async def test_completing_a_turn_pipes_accumulates_and_commits() -> None:
 
 
 async def test_a_turn_without_a_source_is_refused_unless_a_handover_is_final() -> None:
+    """R-205."""
     refused: list[str] = []
 
     async def body(turn: Any) -> None:
@@ -121,6 +123,7 @@ async def test_a_head_start_is_the_first_turn(final: bool) -> None:
 
 
 async def test_a_close_ends_the_iteration() -> None:
+    """R-206."""
     loop = Loop(echo)
     async with mock_chat_agent(loop.agent) as h:
         await h.send_message("hi")
@@ -132,6 +135,7 @@ async def test_a_close_ends_the_iteration() -> None:
 
 
 async def test_silence_ends_the_iteration() -> None:
+    """R-206."""
     loop = Loop(echo, idle_timeout=1, timeout=10)
     async with mock_chat_agent(loop.agent) as h:
         await h.send_message("hi")
@@ -146,6 +150,7 @@ async def test_silence_ends_the_iteration() -> None:
 
 @pytest.mark.parametrize("ending", [chat.end_run, chat.request_upgrade])
 async def test_a_request_ends_the_iteration_after_its_turn(ending: Any) -> None:
+    """R-206."""
     async def body(turn: Any) -> None:
         ending()
         await echo(turn)
@@ -180,6 +185,7 @@ async def test_an_upgrade_before_a_turn_hands_its_message_to_the_successor() -> 
 
 
 async def test_max_turns_ends_the_iteration_and_a_successor_goes_on() -> None:
+    """R-206."""
     loop = Loop(echo, max_turns=1)
     async with mock_chat_agent(loop.agent) as h:
         await h.post_message("one")
@@ -192,6 +198,7 @@ async def test_max_turns_ends_the_iteration_and_a_successor_goes_on() -> None:
 
 
 async def test_an_aborted_signal_commits_the_turn_keeps_nothing_and_ends() -> None:
+    """R-206."""
     own = Signal()
     results: list[Any] = []
 
@@ -214,6 +221,7 @@ async def test_an_aborted_signal_commits_the_turn_keeps_nothing_and_ends() -> No
 
 
 async def test_messages_that_arrive_during_a_turn_are_further_turns_in_order() -> None:
+    """R-207."""
     gate = anyio.Event()
 
     async def body(turn: Any) -> None:
@@ -232,6 +240,7 @@ async def test_messages_that_arrive_during_a_turn_are_further_turns_in_order() -
 
 
 async def test_a_stop_during_complete_cuts_cleans_and_commits() -> None:
+    """R-208."""
     streaming = anyio.Event()
 
     async def body(turn: Any) -> None:
@@ -336,6 +345,7 @@ async def test_a_regenerate_answers_the_last_question_anew() -> None:
 
 
 async def test_an_interrupted_turn_is_answered_again_under_its_id() -> None:
+    # W-84
     gate = anyio.Event()
     started = anyio.Event()
 

@@ -71,6 +71,7 @@ def test_each_role_becomes_its_own_kind_of_part() -> None:
 
 
 def test_a_multi_step_answer_becomes_alternating_responses_and_results() -> None:
+    """R-155."""
     parts = [
         STEP,
         {"type": "reasoning", "text": "hm", "state": "done"},
@@ -109,6 +110,7 @@ def test_a_multi_step_answer_becomes_alternating_responses_and_results() -> None
     ],
 )
 def test_a_call_without_a_result_is_absent_and_the_text_beside_it_is_present(part: Message) -> None:
+    """R-154."""
     messages = to_model_messages([user("go"), answer(STEP, text("Wait."), part), user("hello?")])
 
     assert kinds(messages) == ["UserPromptPart", "TextPart", "UserPromptPart"]
@@ -121,6 +123,7 @@ def test_an_answer_of_nothing_but_pending_calls_is_left_out() -> None:
 
 
 def test_errors_and_denials_reach_the_model_in_words() -> None:
+    """R-154."""
     denied = call("output-denied", "d", approval={"id": "x", "approved": False, "reason": "no!"})
     bare = call("output-denied", "e")
     failed = call("output-error", errorText="timed out")
@@ -158,6 +161,7 @@ def test_what_a_tool_shows_the_model_is_applied_to_stored_results_of_declared_to
 
 
 def test_an_injection_marker_becomes_the_messages_it_stands_for_at_its_place() -> None:
+    # W-85
     marker = {
         "type": "data-pending-message-injected",
         "data": {"messageIds": ["u2"], "messages": [{"id": "u2", "text": "shorter"}]},
@@ -190,6 +194,7 @@ def test_a_message_the_library_refuses_is_left_out_and_the_others_stay() -> None
 
 
 def test_conversion_changes_nothing_given_and_unknown_fields_do_not_hurt() -> None:
+    """R-153."""
     history = [
         {**user("go"), "future": 1},
         answer(STEP, {**text("x"), "new": 1}, {"type": "of tomorrow"}, call("output-available")),

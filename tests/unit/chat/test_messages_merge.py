@@ -53,6 +53,7 @@ def unique(messages: list[Message]) -> list[Message]:
 
 
 def test_a_known_message_is_replaced_in_place_and_others_are_appended_in_order() -> None:
+    """R-135."""
     merged = merge_by_id([user("a"), user("b")], [user("c"), user("a", "new"), user("")])
 
     assert [m["id"] for m in merged] == ["a", "b", "c", ""]
@@ -64,6 +65,7 @@ def test_a_known_message_is_replaced_in_place_and_others_are_appended_in_order()
 def test_merging_keeps_the_order_of_the_first_and_lets_the_second_win(
     a: list[Message], b: list[Message]
 ) -> None:
+    """R-135."""
     merged = merge_by_id(a, b)
 
     assert [m["id"] for m in merged[: len(a)]] == [m["id"] for m in a]
@@ -92,6 +94,7 @@ def test_merging_is_associative(a: list[Message], b: list[Message], c: list[Mess
 
 
 def test_an_answer_brings_state_and_output_and_nothing_else() -> None:
+    """R-137."""
     stored = answer("m", {"type": "text", "text": "mine"}, call("c", "input-available"))
     incoming = answer(
         "m",
@@ -106,6 +109,7 @@ def test_an_answer_brings_state_and_output_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("state", ["output-available", "output-error", "output-denied"])
 def test_a_call_that_has_its_result_never_changes(state: str) -> None:
+    """R-137."""
     stored = answer("m", call("c", state, output=1))
 
     assert overlay(stored, answer("m", call("c", "output-available", output=2))) is stored
@@ -113,6 +117,7 @@ def test_a_call_that_has_its_result_never_changes(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["input-available", "input-streaming", "approval-requested"])
 def test_a_client_cannot_put_a_call_into_a_state_that_is_no_answer(state: str) -> None:
+    """R-137."""
     stored = answer("m", call("c", "approval-requested", approval={"id": "a"}))
 
     assert overlay(stored, answer("m", call("c", state))) is stored
@@ -167,6 +172,7 @@ def test_sending_a_known_user_message_again_does_not_double_it() -> None:
 
 
 def test_an_answer_with_an_unknown_id_lands_on_the_message_of_its_call() -> None:
+    """R-138."""
     chain = [user("u"), answer("m", call("c", "input-available"))]
     result = accumulate(
         chain, answer("regenerated", call("c", "output-available", output=1)), "submit-message"

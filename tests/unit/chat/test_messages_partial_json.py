@@ -39,6 +39,7 @@ from everturn.chat.partial_json import parse_partial
     ],
 )
 def test_a_beginning_is_read_as_far_as_it_goes(text: str, value: Any) -> None:
+    """R-150."""
     assert parse_partial(text) == (value, True)
 
 
@@ -61,6 +62,7 @@ VALUES = st.recursive(
 def test_every_beginning_of_an_object_is_read_and_can_be_written_again(
     value: Any, ascii_only: bool, data: st.DataObject
 ) -> None:
+    """R-150."""
     text = json.dumps({"key": value}, ensure_ascii=ascii_only)
     cut = data.draw(st.integers(1, len(text)))
     read, readable = parse_partial(text[:cut])

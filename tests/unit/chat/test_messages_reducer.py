@@ -87,6 +87,7 @@ def test_a_chunk_out_of_place_is_refused_and_changes_nothing(chunk: Chunk) -> No
 
 
 def test_streamed_tool_input_is_shown_after_every_delta() -> None:
+    """R-150."""
     reducer = reduce({"type": "tool-input-start", "toolCallId": "c", "toolName": "t"})
     seen = []
     for delta in ('{"city": "Be', 'rlin", "days": [1', ", 2]}"):
@@ -109,6 +110,7 @@ def test_input_that_is_no_json_is_shown_as_text_when_the_tool_says_so() -> None:
 
 
 def test_a_final_output_clears_the_preliminary_mark() -> None:
+    """R-152."""
     call = {"type": "tool-input-available", "toolCallId": "c", "toolName": "t", "input": {}}
     output = {"type": "tool-output-available", "toolCallId": "c"}
     reducer = reduce(call, {**output, "output": 1, "preliminary": True})
@@ -154,6 +156,7 @@ def test_the_first_start_names_the_message_that_is_continued() -> None:
 
 
 def test_a_seed_is_copied_and_keeps_what_nobody_knows() -> None:
+    """R-153."""
     seed = {
         "id": "m",
         "role": "assistant",

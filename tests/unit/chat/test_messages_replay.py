@@ -277,6 +277,7 @@ def test_a_finished_answer_without_its_turn_complete_is_still_uncommitted() -> N
 
 
 def test_a_tail_of_borders_only_is_no_partial_and_still_names_its_message() -> None:
+    """R-122."""
     replay = replay_out(Log().data(start("a"), {"type": "start-step"}).records, [])
 
     assert (replay.partial, replay.partial_raw) == (None, None)
@@ -285,6 +286,7 @@ def test_a_tail_of_borders_only_is_no_partial_and_still_names_its_message() -> N
 
 
 def test_a_tail_with_an_unfinished_tool_call_is_a_partial() -> None:
+    """R-122."""
     call = {"type": "tool-input-start", "toolCallId": "c", "toolName": "t"}
     replay = replay_out(Log().data(start("a"), {"type": "start-step"}, call).records, [])
 
@@ -326,6 +328,7 @@ def asked() -> list[Chunk]:
 
 
 def test_a_continued_answer_is_one_whole_message_without_any_snapshot() -> None:
+    """R-141."""
     log = Log().data(*asked()).turn_complete(0).data(*answer("a", "Seven.")).turn_complete(1)
     replay = replay_out(log.records, [], inputs=[submit(0, user("u")), submit(1, REPLY)])
 
@@ -334,6 +337,7 @@ def test_a_continued_answer_is_one_whole_message_without_any_snapshot() -> None:
 
 
 def test_a_resume_killed_half_way_keeps_what_came_before_the_pause_and_the_answer() -> None:
+    """R-140."""
     log = Log().data(start("a"), {"type": "start-step"}, *text("Sev", end=False))
     replay = replay_out(
         log.records, [user("u"), PENDING], inputs=[submit(1, REPLY)], cursor=InputCursor(0)

@@ -102,6 +102,7 @@ async def test_every_message_is_answered_or_visibly_refused_in_order(
 @pytest.mark.parametrize("on_busy", ["latest", "reject"])
 async def test_a_refusal_is_an_error_and_a_turn_complete_and_nothing_else(on_busy: str) -> None:
     """Rulings §1.21: the two are neighbours."""
+    # W-86
     slow = Slow(on_busy)
     async with mock_chat_agent(slow.agent) as h:
         await busy_with(h, slow, "two", "three")
@@ -147,6 +148,7 @@ async def test_the_chat_is_not_busy_any_more_once_the_turn_complete_is_written()
 
 
 async def test_an_interrupted_turn_keeps_what_it_said_and_ends_in_abort() -> None:
+    # W-86
     slow = Slow("interrupt")
     slow.agent.on_turn_complete(lambda event: None)
     async with mock_chat_agent(slow.agent) as h:

@@ -9,6 +9,7 @@ import pytest
 from client_stage import Stage, text
 
 from everturn import AgentChat, ChatSessionState, Signal, sessions
+from everturn.client.chat_stream import ChatStream
 from everturn.errors import (
     ChatTurnError,
     SessionClosedError,
@@ -143,6 +144,73 @@ class TestSending:
         await stage.answer("c/1", 1, "2")
         assert await second.text() == "2"
         assert await first.text() == "1"
+
+    async def test_a_steered_message_that_became_a_turn_is_not_part_of_the_next_answer(
+        self, stage: Stage
+    ) -> None:
+        agent = chat(stage)
+        first = await agent.send_message("one")
+        assert await agent.steer("faster")
+        await stage.answer("c/1", 0, "1")
+        assert await first.text() == "1"
+
+        third = await agent.send_message("three")
+        await stage.write("c/1", [*text("steered"), {"type": "error", "errorText": "refused"}])
+        await stage.finish("c/1", 1)
+        await stage.answer("c/1", 2, "3")
+        result = await third.result()
+        assert (result.text, result.error, result.complete) == ("3", None, True)
+
+    async def test_a_steered_turn_that_ended_unseen_is_passed_over(self, stage: Stage) -> None:
+        agent = chat(stage)
+        first = await agent.send_message("one")
+        await agent.steer("faster")
+        await stage.answer("c/1", 0, "1")
+        await first.text()
+        await stage.answer("c/1", 1, "steered")
+
+        second = await agent.send_message("two")
+        await stage.answer("c/1", 2, "2")
+        assert await second.text() == "2"
+
+    async def test_a_steered_message_that_joined_the_turn_swallows_nothing(
+        self, stage: Stage
+    ) -> None:
+        agent = chat(stage)
+        first = await agent.send_message("one")
+        await agent.steer("faster")
+        await stage.answer("c/1", 1, "1")
+        await first.text()
+        second = await agent.send_message("two")
+        await stage.answer("c/1", 2, "2")
+        assert await second.text() == "2"
+
+    async def test_the_turn_of_a_steered_message_can_be_read_by_reconnecting(
+        self, stage: Stage
+    ) -> None:
+        agent = chat(stage)
+        first = await agent.send_message("one")
+        await agent.steer("faster")
+        await stage.answer("c/1", 0, "1")
+        await first.text()
+        await stage.answer("c/1", 1, "steered")
+        rest = await agent.reconnect()
+        assert rest is not None
+        assert await rest.text() == "steered"
+        second = await agent.send_message("two")
+        await stage.answer("c/1", 2, "2")
+        assert await second.text() == "2"
+
+    async def test_the_third_of_three_overlapping_sends_skips_both_before_it(
+        self, stage: Stage
+    ) -> None:
+        agent = chat(stage)
+        await agent.send_message("one")
+        await agent.send_message("two")
+        third = await agent.send_message("three")
+        for number in range(3):
+            await stage.answer("c/1", number, str(number + 1))
+        assert await third.text() == "3"
 
     async def test_only_the_last_message_travels_reduced_to_what_is_new(self, stage: Stage) -> None:
         """R-238"""
@@ -319,8 +387,34 @@ class TestReading:
         assert result.message is not None
         assert [p["text"] for p in result.message["parts"] if p["type"] == "text"] == ["kept"]
 
+    async def test_text_and_snapshots_begin_anew_while_every_chunk_is_delivered(
+        self, stage: Stage
+    ) -> None:
+        """Rulings §1.6"""
+        restarted = {"type": "data-restarted", "data": {"runId": "run_1", "attempt": 2}}
+        lost = [*text("lost")[:4], {"type": "text-end", "id": "t"}, restarted]
+        agent = chat(stage)
+        sender = await agent.send_message("one")
+        await stage.write("c/1", lost)
+        await stage.answer("c/1", 0, "kept")
+        assert await sender.text() == "kept"
+
+        async def again() -> ChatStream:
+            stream = await chat(stage, session=ChatSessionState()).reconnect()
+            assert stream is not None
+            return stream
+
+        assert [chunk async for chunk in await again()] == [*lost, *text("kept")]
+        stream = await again()
+        snapshots = [message async for message in stream.messages()]
+        said = ["".join(p.get("text", "") for p in message["parts"]) for message in snapshots]
+        assert list(dict.fromkeys(said)) == ["", "lost", "kept"]
+        assert {message["id"] for message in snapshots} == {"m1"}
+        begun_anew = len(said) - 1 - said[::-1].index("lost") + 1
+        assert snapshots[begun_anew] == {"id": "m1", "role": "assistant", "parts": []}
+
     async def test_control_records_and_old_spellings_are_invisible(self, stage: Stage) -> None:
-        """R-240"""
+        """R-003, R-240"""
         stream = await chat(stage).send_message("one")
         await stage.api.write_records("c/1", [{"control": "upgrade-required"}, {"trim": 0}])
         await stage.write("c/1", [{"type": "trigger:upgrade-required"}, *text("1")])
@@ -469,6 +563,19 @@ class TestStopping:
         assert got[-1] == "abort"
         assert stream.complete
         assert (await stage.input("c/1"))[1][1] == {"kind": "stop", "targetSeq": 0}
+
+    async def test_with_several_messages_on_their_way_a_stop_means_whichever_is_answered(
+        self, stage: Stage
+    ) -> None:
+        agent = chat(stage)
+        stream = await agent.send_message("one")
+        await agent.steer("faster")
+        await agent.stop()
+        await stage.answer("c/1", 0, "1")
+        await stream.text()
+        await agent.stop()
+        stops = [chunk for _, chunk in await stage.input("c/1") if chunk["kind"] == "stop"]
+        assert stops == [{"kind": "stop"}, {"kind": "stop", "targetSeq": 1}]
 
     async def test_leaving_early_stops_nothing(self, stage: Stage) -> None:
         """R-232"""

@@ -55,6 +55,7 @@ class TestVectors:
         assert [s2.decode_ack(f.body) for f in s2.decode_frames(framed)] == [ack]
 
     def test_a_trim_has_a_header_without_a_name(self) -> None:
+        # W-82
         trim = AppendInput((InputRecord((7).to_bytes(8, "big"), (("", "trim"),)),))
 
         assert s2.encode_input(trim).hex() == "0a12120612047472696d1a080000000000000007"

@@ -43,6 +43,7 @@ _STREAM = (
 
 
 def test_the_encoder_writes_the_stream_of_the_specification_byte_for_byte() -> None:
+    # W-64
     written = (
         sse.encode_batch(
             [_DATA_1, _DATA_2], sent_records=2, sent_bytes=128, tail=(2, 1776900000040)

@@ -52,6 +52,7 @@ def _payload(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_vector_of_the_specification_is_signed_byte_for_byte() -> None:
+    # W-20
     claims = tokens.Claims(sub="env_1", scopes=SCOPES, exp=AT_MS // 1000 + 3600)
     assert tokens.sign(claims, KEY, now_ms=AT_MS) == VECTOR
 
@@ -119,6 +120,7 @@ def test_a_token_lasts_fifteen_minutes_unless_told_otherwise() -> None:
 def test_a_well_signed_token_is_refused_for_what_it_says(
     header: dict[str, Any], changes: dict[str, Any], says: str
 ) -> None:
+    # W-21
     with pytest.raises(NotAuthenticated, match=says):
         tokens.verify(_token(header, _payload(**changes)), KEY, now_ms=AT_MS)
 
@@ -191,6 +193,7 @@ def test_claims_of_others_are_carried_along() -> None:
 def test_scopes_open_exactly_what_they_say(
     scope: str, action: str, kind: str, resource: str | None, expected: bool
 ) -> None:
+    # W-22
     assert tokens.grants([scope], action, kind, resource) is expected
 
 

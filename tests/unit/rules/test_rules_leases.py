@@ -74,6 +74,7 @@ def test_a_continuation_carries_no_work() -> None:
         "sessionId": "s",
         "continuation": True,
         "previousRunId": "run_1",
+        "answersAgain": True,
     }
 
 

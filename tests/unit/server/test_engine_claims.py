@@ -64,6 +64,7 @@ async def test_frames_of_one_run_are_acknowledged_in_order() -> None:
 
 async def test_a_resent_append_adds_nothing_and_gets_the_same_numbers() -> None:
     """P-5, and rulings §3: part numbers make resending harmless."""
+    # L-4
     kit = await Kit().open()
     session = await kit.session()
     async with kit.worker() as worker:
@@ -110,7 +111,7 @@ async def test_the_first_message_is_in_the_log_before_the_claim_is_sent() -> Non
         info = await worker.claim()
         stored = await kit.streams.read(kit.channel(session, "in"), after=None)
 
-    assert b"m1" not in info.payload
+    assert b'"m1"' not in info.payload
     assert b"trigger" not in info.payload
     assert [parse_input(record).payload["message"]["id"] for record in stored] == ["m1"]
     assert (await kit.run(info.run_id)).boot_input is None
@@ -149,6 +150,7 @@ async def test_a_worker_that_comes_back_keeps_its_runs() -> None:
 
 
 async def test_welcome_names_the_runs_that_were_given_away_meanwhile() -> None:
+    # L-2
     kit = await Kit().open()
     session = await kit.session()
     await kit.say(session, "hi")
@@ -172,6 +174,7 @@ async def test_a_late_confirmation_of_a_lost_claim_is_told_that_it_is_lost() -> 
 
 
 async def test_credit_bounds_what_is_claimed() -> None:
+    # L-3
     kit = await Kit().open()
     async with kit.worker(credit=1) as worker:
         for name in ("one", "two"):

@@ -60,6 +60,7 @@ async def test_a_crash_between_the_end_and_the_successor_is_found_by_a_sweep() -
 
 async def test_a_run_that_fails_in_mid_turn_closes_the_turn_visibly_and_goes_on() -> None:
     """rulings §1.9, §1.21: error chunk and turn-complete in one append; the rest is answered."""
+    # W-83
     kit = await Kit().open()
     session = await kit.session()
     first = await kit.say(session, "first")

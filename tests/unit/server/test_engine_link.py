@@ -49,6 +49,7 @@ async def test_a_tail_delivers_what_is_stored_and_what_comes() -> None:
 
 async def test_a_tail_resumes_exactly_after_its_cursor() -> None:
     """P-2"""
+    # L-11
     kit = await Kit().open()
     session = await kit.session()
     for text in ("a", "b", "c"):
@@ -62,6 +63,7 @@ async def test_a_tail_resumes_exactly_after_its_cursor() -> None:
 
 
 async def test_a_heartbeat_renews_the_lease_and_is_answered_with_its_number() -> None:
+    # L-5
     kit = await Kit().open()
     async with kit.worker() as worker:
         kit.clock.advance(limits.HEARTBEAT_MS)
@@ -87,6 +89,7 @@ async def test_a_heartbeat_of_a_worker_that_was_given_up_ends_the_link() -> None
 
 async def test_a_call_that_is_sent_again_is_carried_out_once() -> None:
     """rulings §3: also on the next connection."""
+    # L-10
     kit = await Kit().open()
     await kit.session()
     add = [{"type": "increment", "key": "n", "value": 1}]
@@ -102,6 +105,7 @@ async def test_a_call_that_is_sent_again_is_carried_out_once() -> None:
 
 
 async def test_a_call_under_a_lost_fence_fails() -> None:
+    # L-10
     kit = await Kit().open()
     await kit.session()
     async with kit.worker() as worker:
@@ -160,6 +164,7 @@ async def test_a_wake_that_a_lost_connection_swallowed_is_sent_again() -> None:
 
 
 async def test_a_second_connection_of_a_worker_ends_the_first() -> None:
+    # L-9
     kit = await Kit().open()
     await kit.session()
     with anyio.fail_after(5):
@@ -171,6 +176,7 @@ async def test_a_second_connection_of_a_worker_ends_the_first() -> None:
 
 
 async def test_a_link_that_does_not_begin_with_hello_is_a_protocol_error() -> None:
+    # L-8
     kit = await Kit().open()
     worker = FakeWorker("w")
     worker.send(Beat(1))
@@ -183,6 +189,7 @@ async def test_a_link_that_does_not_begin_with_hello_is_a_protocol_error() -> No
 
 async def test_small_frames_pass_between_the_slices_of_a_large_one() -> None:
     """rulings §3: a large record does not hold up heartbeats."""
+    # L-7
     messages: list[bytes] = []
 
     async def keep(message: bytes) -> None:
@@ -252,6 +259,7 @@ async def _key(kit: Kit) -> str:
 
 
 async def test_a_bad_key_is_answered_401_before_the_connection() -> None:
+    # L-8
     kit = await Kit().open()
     socket = Socket(key="tr_dev_" + "x" * 24)
     await link_endpoint(kit.services, socket.scope, socket.receive, socket.send)
@@ -260,6 +268,7 @@ async def test_a_bad_key_is_answered_401_before_the_connection() -> None:
 
 
 async def test_another_protocol_version_is_answered_400() -> None:
+    # L-8
     kit = await Kit().open()
     socket = Socket(key=await _key(kit), protocol="everturn.link.v9")
     await link_endpoint(kit.services, socket.scope, socket.receive, socket.send)
@@ -268,6 +277,7 @@ async def test_another_protocol_version_is_answered_400() -> None:
 
 
 async def test_a_good_key_is_accepted_and_a_broken_frame_ends_the_link() -> None:
+    # L-1, L-8
     kit = await Kit().open()
     socket = Socket(key=await _key(kit))
     hello = Packer(1 << 16).encode(Hello("w", "v1", kit.tasks, {}, []))

@@ -143,6 +143,7 @@ async def test_a_parked_task_whose_process_dies_waits_on_and_keeps_its_journal()
 
 async def test_a_link_that_stays_away_past_its_grace_loses_its_runs() -> None:
     """rulings §2.6: 3 s without reconnecting."""
+    # L-6
     kit = await Kit().open()
     session = await kit.session()
     await kit.say(session, "hi")
@@ -173,6 +174,7 @@ async def test_a_lease_that_runs_out_takes_the_runs_away() -> None:
 
 async def test_a_claim_that_nobody_confirms_is_queued_again() -> None:
     """rulings §2.6: 10 s to start a claimed run; it is no death."""
+    # L-3
     kit = await Kit().open()
     session = await kit.session()
     async with kit.worker(credit=1) as worker:
@@ -224,6 +226,7 @@ async def test_a_queued_session_run_whose_version_nobody_serves_moves_on_after_5
 
 async def test_a_record_wakes_the_suspended_run_and_is_in_the_wake() -> None:
     """rulings §1.1"""
+    # L-12
     kit = await Kit().open()
     session = await kit.session()
     async with kit.worker() as worker:

@@ -38,6 +38,7 @@ from everturn.protocol.sessions import iso, parse_date
     ],
 )
 def test_the_class_of_an_exception_gives_the_status(error: Exception, status: int) -> None:
+    # W-4
     for shape in Shape:
         found = problem(error, shape)
         assert found.status == status
@@ -52,6 +53,7 @@ def test_the_shape_of_a_route_words_the_error() -> None:
 
 
 def test_a_conflict_is_not_repeated_unless_it_says_so() -> None:
+    # W-4
     assert (b"x-should-retry", b"false") in problem(errors.Conflict("x")).headers
     retried = problem(errors.NotFound("x", should_retry=True))
     assert (b"x-should-retry", b"true") in retried.headers
@@ -74,6 +76,7 @@ def test_a_closed_session_says_why_on_channels_only() -> None:
 
 
 def test_times_have_milliseconds_and_a_z() -> None:
+    # W-11
     assert iso(1_776_900_000_000) == "2026-04-22T23:20:00.000Z"
     assert iso(1_776_900_000_007) == "2026-04-22T23:20:00.007Z"
 

@@ -67,6 +67,7 @@ async def test_an_unreachable_server_is_tried_again_with_one_log_line(
 async def test_unacknowledged_appends_are_sent_again_after_a_reconnect(
     server: Any, work: Any
 ) -> None:
+    # L-6
     server.acknowledge = False
 
     @task(id="t")
@@ -166,6 +167,7 @@ async def test_runs_are_stopped_before_the_lease_could_be_given_away(
     server: Any, work: Any
 ) -> None:
     """The last answered beat counts from when it was sent, less a margin."""
+    # L-5
     server.lease_ms, server.heartbeat_ms = 1000, 300
     server.answer_beats = False
     ended = anyio.Event()

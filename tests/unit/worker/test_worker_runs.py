@@ -37,6 +37,7 @@ async def test_a_claimed_run_is_started_and_its_output_reported(server: Any, wor
 
 async def test_hello_names_version_tasks_and_queues(server: Any, work: Any) -> None:
     @task(id="t", queue="q")
+    # L-2
     async def t(payload: Any) -> None: ...
 
     async with work():
@@ -93,6 +94,7 @@ async def test_appends_keep_their_order_and_are_numbered_under_the_fence(
     server: Any, work: Any
 ) -> None:
     @task(id="t")
+    # L-4
     async def t(payload: Any) -> list[int]:
         runtime = runtimes.current()
         ids = []
@@ -133,6 +135,7 @@ async def test_a_record_over_the_limit_is_refused_before_it_takes_a_number(
 
 
 async def test_a_fast_writer_waits_for_room(server: Any, work: Any) -> None:
+    # L-14
     server.acknowledge = False
     wrote = 0
 
@@ -184,6 +187,7 @@ async def test_a_long_wait_suspends_frees_the_slot_and_goes_on_when_woken(
 
 
 async def test_a_wake_may_overtake_the_answer_to_suspend(server: Any, work: Any) -> None:
+    # L-12
     del server.answers["suspend"]
 
     @task(id="t")
@@ -215,6 +219,7 @@ async def test_a_wait_of_five_seconds_or_less_keeps_its_slot(server: Any, work: 
 async def test_cancelling_aborts_the_signal_runs_on_cancel_and_reports_canceled(
     server: Any, work: Any
 ) -> None:
+    # L-13
     seen: list[str | None] = []
     running = anyio.Event()
 
@@ -238,6 +243,7 @@ async def test_cancelling_aborts_the_signal_runs_on_cancel_and_reports_canceled(
 
 
 async def test_a_lost_run_ends_and_reports_nothing(server: Any, work: Any) -> None:
+    # L-13
     ended = anyio.Event()
     running = anyio.Event()
 
@@ -260,6 +266,7 @@ async def test_a_lost_run_ends_and_reports_nothing(server: Any, work: Any) -> No
 
 
 async def test_a_refused_append_fences_the_run(server: Any, work: Any) -> None:
+    # L-4, L-13
     server.acknowledge = False
     caught: list[str] = []
     ended = anyio.Event()
@@ -327,6 +334,7 @@ async def test_a_call_is_repeated_when_the_server_was_unavailable(server: Any, w
 
 async def test_an_echo_of_an_earlier_wake_does_not_end_the_wait(server: Any, work: Any) -> None:
     """The server repeats Wakes that a lost connection may have swallowed."""
+    # L-12
     woken: list[int] = []
 
     @task(id="t")
@@ -365,6 +373,7 @@ async def test_a_run_of_an_unknown_task_is_refused(server: Any, work: Any) -> No
 
 
 async def test_a_tail_hands_out_each_record_once_over_a_reconnect(server: Any, work: Any) -> None:
+    # L-11
     got: list[int] = []
 
     @task(id="t")
@@ -394,6 +403,7 @@ async def test_a_tail_hands_out_each_record_once_over_a_reconnect(server: Any, w
 async def test_draining_evicts_parked_runs_and_interrupts_the_rest(
     server: Any, work: Any, registry: Any
 ) -> None:
+    # L-13
     server.answers["evict"] = lambda params: {"evicted": True}
     ended: list[str] = []
     running = anyio.Event()

@@ -154,6 +154,7 @@ WRITTEN: dict[str, list[Chunk]] = {
 
 @pytest.mark.parametrize("chunks", WRITTEN.values(), ids=WRITTEN.keys())
 def test_a_written_stream_builds_the_same_message(oracle: Any, chunks: list[Chunk]) -> None:
+    """R-149."""
     agree(oracle, chunks)
 
 
@@ -302,6 +303,7 @@ def _spelled(chunks: list[Chunk]) -> list[Chunk]:
 def test_any_stream_builds_the_same_message_or_is_refused_by_both(
     oracle: Any, chunks: list[Chunk]
 ) -> None:
+    """R-149."""
     agree(oracle, chunks)
 
 
@@ -331,6 +333,7 @@ def test_a_well_formed_stream_is_never_refused_and_builds_the_same_message(
 def test_every_beginning_of_tool_input_is_read_alike(
     oracle: Any, value: dict[str, Any], data: st.DataObject
 ) -> None:
+    """R-150."""
     text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
     cut = data.draw(st.integers(0, len(text)))
     start = {"type": "tool-input-start", "toolCallId": "c", "toolName": "x"}

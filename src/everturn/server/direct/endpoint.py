@@ -79,7 +79,7 @@ _HIDDEN: Final = "Something went wrong"
 
 
 async def direct(scope: Scope, receive: Receive, send: Send) -> None:
-    """Everything under `PREFIX`."""
+    """Append to a stream as its store is written, once or in a session. All of `PREFIX`."""
     origin = origin_of(scope)
     if scope["method"] == "OPTIONS":
         await respond(send, preflight(scope), None)

@@ -18,16 +18,22 @@ Scopes = Annotated[list[Scope], Meta(max_length=1000)]
 _HOUR = "1h"
 
 
-class _Claims(msgspec.Struct):
+class WantedClaims(msgspec.Struct):
+    """What the token shall open."""
+
     scopes: Scopes = []
 
 
-class _Mint(msgspec.Struct, kw_only=True):
-    claims: _Claims = msgspec.field(default_factory=_Claims)
+class Mint(msgspec.Struct, kw_only=True):
+    """Body of `POST /api/v1/auth/jwt`."""
+
+    claims: WantedClaims = msgspec.field(default_factory=WantedClaims)
     expirationTime: str | int | float = _HOUR
 
 
-class _MintPublic(msgspec.Struct, kw_only=True):
+class MintPublic(msgspec.Struct, kw_only=True):
+    """Body of `POST /api/v1/auth/public-tokens`."""
+
     scopes: Scopes
     expirationTime: str | int | float = _HOUR
     oneTimeUse: bool | None = None
@@ -41,13 +47,13 @@ async def claims(call: Call) -> Answer:
 
 async def mint(call: Call) -> Answer:
     """POST /api/v1/auth/jwt: a token with the scopes asked for."""
-    body = await call.json(_Mint, limits.UPDATE_BODY_BYTES_MAX)
+    body = await call.json(Mint, limits.UPDATE_BODY_BYTES_MAX)
     return answer({"token": await _minted(call, body.claims.scopes, body.expirationTime)})
 
 
 async def mint_public(call: Call) -> Answer:
     """POST /api/v1/auth/public-tokens: the same, as clients after 4.5.0 ask for it (§21)."""
-    body = await call.json(_MintPublic, limits.UPDATE_BODY_BYTES_MAX)
+    body = await call.json(MintPublic, limits.UPDATE_BODY_BYTES_MAX)
     token = await _minted(
         call,
         body.scopes,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from everturn.storage.ports.batches import Batch
 
 _NDJSON: Final = "application/x-ndjson"
-_TASKS: Final = "batchTrigger:tasks"
 
 
 async def create(call: Call) -> Answer:
@@ -55,19 +54,24 @@ def _require_some_task(call: Call) -> None:
     whole: list[Resource] = [("tasks", None), ("batch", None)]
     if may(call.caller, "batchTrigger", whole):
         return
-    if not any(scope.startswith(f"{_TASKS}:") for scope in call.caller.scopes):
+    if not any(_names_a_task(scope) for scope in call.caller.scopes):
         raise NotAllowed(UNAUTHORIZED)
 
 
+def _names_a_task(scope: str) -> bool:
+    action, _, rest = scope.partition(":")
+    return action in ("batchTrigger", "*") and rest.startswith("tasks:")
+
+
 async def add_items(call: Call) -> Answer:
-    """POST /api/v3/batches/:batch/items: items, one JSON object a line."""
+    """POST /api/v3/batches/:batch/items: the items, one JSON object a line."""
     kind = (call.header(b"content-type") or "").partition(";")[0].strip().lower()
     if kind != _NDJSON:
         raise UnsupportedMediaType(f"Content-Type must be {_NDJSON}")
     batch_id = call.params["batch"]
     whole = may(call.caller, "write", [("batch", batch_id)])
-    if not whole and not any(scope.startswith(_TASKS) for scope in call.caller.scopes):
-        raise NotAllowed(UNAUTHORIZED)
+    if not whole:
+        _require_some_task(call)
     batch = await call.services.batches.find(call.caller.environment_id, batch_id)
     if call.caller.one_time_use is not None and call.caller.one_time_use != batch.token_otu:
         # Its one use is the batch it made, over both phases (§3.5).
@@ -95,12 +99,12 @@ async def _items(call: Call, batch: Batch, *, whole: bool) -> AsyncIterator[Batc
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET /api/v2/batches/:batch."""
+    """GET /api/v2/batches/:batch: a batch and the ids of its runs."""
     return answer(await call.services.batches.view(await _readable(call)))
 
 
 async def results(call: Call) -> Answer:
-    """GET /api/v1/batches/:batch/results."""
+    """GET /api/v1/batches/:batch/results: what its finished runs returned, in order."""
     return answer(await call.services.batches.results(await _readable(call)))
 
 

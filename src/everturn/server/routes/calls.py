@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -187,16 +187,16 @@ class Resource:
 
     def __init__(self, *, cors: bool = False, exposed: bytes = _EXPOSED, **methods: Method) -> None:
         """`exposed`: response headers a page may read, on a CORS route."""
-        self._cors = cors
+        self.cors = cors
         self._exposed = exposed
-        self._methods = methods
+        self.methods: Mapping[str, Method] = dict(methods)
         if "GET" in methods:
-            self._methods.setdefault("HEAD", methods["GET"])
-        self._allow = ", ".join([*self._methods, *(["OPTIONS"] if cors else [])])
+            self.methods = {**methods, "HEAD": methods["GET"]}
+        self._allow = ", ".join([*self.methods, *(["OPTIONS"] if cors else [])])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = origin_of(scope) if self._cors else None
-        if self._cors and scope["method"] == "OPTIONS":
+        origin = origin_of(scope) if self.cors else None
+        if self.cors and scope["method"] == "OPTIONS":
             await respond(send, preflight(scope), None)
             return
         call = Call(scope[SERVICES], scope, receive, {})
@@ -209,7 +209,7 @@ class Resource:
         await respond(send, result, origin, self._exposed)
 
     async def _handle(self, call: Call) -> Answer:
-        method = self._methods.get(call.scope["method"])
+        method = self.methods.get(call.scope["method"])
         if method is None:
             raise MethodNotAllowed("Method not allowed", allow=self._allow)
         allowance: RawHeaders = ()

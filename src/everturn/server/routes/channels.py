@@ -92,9 +92,9 @@ async def channels(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _route(call: Call, segments: list[bytes]) -> tuple[Endpoint, Io]:
-    if not 2 <= len(segments) <= 3 or (len(segments) == 3 and segments[2] not in _TABLE):
+    if not 2 <= len(segments) <= 3 or (len(segments) == 3 and segments[2] not in TABLE):
         raise SessionNotFound("Not found", should_retry=False)
-    table = _TABLE[segments[2] if len(segments) == 3 else b""]
+    table = TABLE[segments[2] if len(segments) == 3 else b""]
     endpoint = table.get(call.scope["method"])
     if endpoint is None:
         raise MethodNotAllowed("Method not allowed", allow=", ".join([*table, "OPTIONS"]))
@@ -179,7 +179,9 @@ def _write_endpoint(call: Call) -> str:
     return f"{call.scope.get('scheme', 'http')}://{host}{paths.WRITES}"
 
 
-class _OutRecord(msgspec.Struct, kw_only=True):
+class OutRecord(msgspec.Struct, kw_only=True):
+    """One record: exactly one of `data`, `control` and `trim`."""
+
     data: msgspec.Raw | UnsetType = UNSET
     partId: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     control: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
@@ -187,12 +189,17 @@ class _OutRecord(msgspec.Struct, kw_only=True):
     trim: Annotated[int, Meta(ge=0, le=2**62)] | UnsetType = UNSET
 
 
-class _OutRecords(msgspec.Struct):
-    records: Annotated[list[_OutRecord], Meta(min_length=1, max_length=1000)]
+class OutRecords(msgspec.Struct):
+    """Body of `POST …/out/records`."""
+
+    records: Annotated[list[OutRecord], Meta(min_length=1, max_length=1000)]
 
 
 async def append_records(call: Call, io: Io, send: Send) -> Answer:
-    """POST …/out/records: records as readers expect them, from guests (`protocol/paths.py`)."""
+    """POST …/out/records: records as readers expect them, from guests.
+
+    `protocol/paths.py` describes the body.
+    """
     caller = await call.authenticate(public=True)
     call.check_size(limits.APPEND_BODY_BYTES_MAX)
     key = call.params["session"]
@@ -211,16 +218,18 @@ async def append_records(call: Call, io: Io, send: Send) -> Answer:
     return answer({"ok": True, "seqNums": appended.seq_nums})
 
 
-def _decode_records(body: bytes) -> _OutRecords:
+def _decode_records(body: bytes) -> OutRecords:
     try:
-        return msgspec.json.decode(body, type=_OutRecords)
+        # As text: what a record holds is kept as it was sent, so nothing else looks whether it is
+        # UTF-8, and a reader could not decode the batch it is in.
+        return msgspec.json.decode(body.decode("utf-8"), type=OutRecords)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Validation error: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("Invalid JSON") from None
 
 
-def _new_record(call: Call, item: _OutRecord) -> NewRecord:
+def _new_record(call: Call, item: OutRecord) -> NewRecord:
     """A record of ours from what was posted. Raises InvalidRequest for none of the three kinds."""
     given: list[Any] = [v for v in (item.data, item.control, item.trim) if v is not UNSET]
     if len(given) != 1:
@@ -251,7 +260,7 @@ def _forms(key: str, session: Session | None) -> tuple[tuple[str, str | None], .
 
 
 #: By what follows the channel in the path, then by method.
-_TABLE: Final[dict[bytes, dict[str, Endpoint]]] = {
+TABLE: Final[dict[bytes, dict[str, Endpoint]]] = {
     b"": {"GET": follow, "HEAD": exists, "PUT": initialize},
     b"append": {"POST": append},
     b"records": {"GET": read_json, "POST": append_records},

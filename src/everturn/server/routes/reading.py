@@ -372,7 +372,7 @@ def _json_record(record: Record) -> bytes:
 
 
 async def exists(call: Call, io: Io, send: Send) -> Answer:
-    """HEAD …/:io (§5.3)."""
+    """HEAD …/:io: whether the channel may be read (§5.3)."""
     await _channel(call, io)
     return Answer(200, b"", ((b"x-last-chunk-index", b"0"),))
 

@@ -20,7 +20,7 @@ _DAY_MS: Final = 24 * 3600 * 1000
 
 
 async def run(call: Call) -> Answer:
-    """GET /realtime/v1/runs/:run."""
+    """GET /realtime/v1/runs/:run: follow one run."""
     environment_id, run_id = call.caller.environment_id, call.params["run"]
     found = await call.services.state.run(environment_id, run_id)
     if found is None:
@@ -35,7 +35,7 @@ async def run(call: Call) -> Answer:
 
 
 async def runs(call: Call) -> Answer:
-    """GET /realtime/v1/runs: those that have all of `tags`."""
+    """GET /realtime/v1/runs: follow the runs that have all of `tags`."""
     query = call.query
     tags = tuple(dict.fromkeys(listed(query, "tags")))
     resources: list[Resource] = [("runs", None), ("tags", None)]
@@ -53,7 +53,7 @@ async def runs(call: Call) -> Answer:
 
 
 async def batch(call: Call) -> Answer:
-    """GET /realtime/v1/batches/:batch."""
+    """GET /realtime/v1/batches/:batch: follow the runs of a batch."""
     environment_id, batch_id = call.caller.environment_id, call.params["batch"]
     require(call.caller, "read", [("batch", batch_id), ("runs", None)])
     if await call.services.state.batch(environment_id, batch_id) is None:

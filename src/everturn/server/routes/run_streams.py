@@ -14,12 +14,15 @@ its connection sends everything again, and what is stored already adds nothing.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from everturn.errors import InvalidRequest, NotFound, RunNotFound, TooLarge
+from everturn.protocol import paths
 from everturn.protocol.problems import MethodNotAllowed, Shape
+from everturn.protocol.records import ChannelName
 from everturn.protocol.sessions import decode
 from everturn.rules import limits
 from everturn.rules.access import require, require_secret, run_resources
@@ -46,8 +49,12 @@ PREFIX: Final = b"/realtime/v1/streams/"
 _VALUES_MAX: Final = 100
 _BYTES_MAX: Final = 512 * limits.KIB
 
+Endpoint = Callable[[Call, "Send"], Awaitable[Answer | None]]
 
-class _Input(msgspec.Struct):
+
+class InputValue(msgspec.Struct):
+    """Body of `POST …/streams/:run/input/:stream`."""
+
     data: Any
 
 
@@ -60,7 +67,7 @@ async def run_streams(scope: Scope, receive: Receive, send: Send) -> None:
     call = Call(scope[SERVICES], scope, receive, {})
     try:
         segments = [decode_segment(s) for s in scope["raw_path"][len(PREFIX) :].split(b"/")]
-        result = await _routed(call, segments, send)
+        result = await _route(call, segments)(call, send)
     except Disconnected:
         return
     except Exception as error:
@@ -72,43 +79,56 @@ async def run_streams(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, result, origin)
 
 
-async def _routed(call: Call, segments: list[str], send: Send) -> Answer | None:
-    method = call.scope["method"]
-    match segments, method:
-        case [run, stream], "GET":
-            await _follow(call, run, stream, send, is_input=False)
-            return None
-        case [run, "input", stream], "GET":
-            await _follow(call, run, stream, send, is_input=True)
-            return None
-        case [run, "input", stream], "POST":
-            return await _input(call, run, stream)
-        case [run, target, stream], "PUT":
-            await _writable(call, run, target, stream)
-            return answer({"version": "v1"}, 202)
-        case [run, target, stream], "POST":
-            return await _ingest(call, run, target, stream)
-        case [run, target, stream], "HEAD":
-            # Nothing is counted per client: it sends all again, and what is known adds nothing.
-            await _writable(call, run, target, stream)
-            return Answer(200, b"", ((b"x-last-chunk-index", b"-1"),))
-        case [run, target, stream, "append"], "POST":
-            return await _append(call, run, target, stream)
-        case [_, _] | [_, _, _] | [_, _, _, "append"], _:
-            raise MethodNotAllowed("Method not allowed", allow="GET, HEAD, POST, PUT, OPTIONS")
-    raise NotFound("Not found", should_retry=False)
+def _route(call: Call, segments: list[str]) -> Endpoint:
+    """The endpoint of a path and a method; what the path holds goes to the call's params."""
+    params: dict[str, str]
+    match segments:
+        case [run, stream]:
+            template, params = paths.RUN_STREAM, {"run": run, "stream": stream}
+        case [run, "input", stream]:
+            template, params = paths.RUN_STREAM_INPUT, {"run": run, "stream": stream}
+        case [run, target, stream]:
+            template = paths.RUN_STREAM_WRITE
+            params = {"run": run, "target": target, "stream": stream}
+        case [run, target, stream, "append"]:
+            template = paths.RUN_STREAM_APPEND
+            params = {"run": run, "target": target, "stream": stream}
+        case _:
+            raise NotFound("Not found", should_retry=False)
+    endpoint = TABLE[template].get(call.scope["method"])
+    if endpoint is None:
+        raise MethodNotAllowed("Method not allowed", allow=", ".join([*TABLE[template], "OPTIONS"]))
+    call.params = params
+    return endpoint
 
 
-async def _writable(call: Call, run_id: str, target: str, stream: str) -> Any:
+async def _writable(call: Call) -> ChannelName:
     caller = await call.authenticate(public=True)
     require_secret(caller)
     call.shape = Shape.TEXT
-    run = await call.services.run_streams.target(caller.environment_id, run_id, target)
-    return channel_of(run, stream)
+    streams = call.services.run_streams
+    run = await streams.target(caller.environment_id, call.params["run"], call.params["target"])
+    return channel_of(run, call.params["stream"])
 
 
-async def _ingest(call: Call, run_id: str, target: str, stream: str) -> Answer:
-    channel = await _writable(call, run_id, target, stream)
+async def initialize(call: Call, send: Send) -> Answer:
+    """PUT …/streams/:run/:target/:stream: which way to write, always by posting here."""
+    await _writable(call)
+    return answer({"version": "v1"}, 202)
+
+
+async def count(call: Call, send: Send) -> Answer:
+    """HEAD …/streams/:run/:target/:stream: how many values of a client are stored.
+
+    Nothing is counted per client: it sends all again, and what is known adds nothing.
+    """
+    await _writable(call)
+    return Answer(200, b"", ((b"x-last-chunk-index", b"-1"),))
+
+
+async def ingest(call: Call, send: Send) -> Answer:
+    """POST …/streams/:run/:target/:stream: add JSON values, one a line."""
+    channel = await _writable(call)
     client = call.header(b"x-client-id") or call.services.ids.part()
     start = call.header(b"x-resume-from-chunk") or "0"
     if not (start.isascii() and start.isdigit() and len(start) < 10):
@@ -136,8 +156,9 @@ def _json_text(line: bytes) -> bytes:
         raise InvalidRequest(f"Invalid JSON in a stream: {error}") from error
 
 
-async def _append(call: Call, run_id: str, target: str, stream: str) -> Answer:
-    channel = await _writable(call, run_id, target, stream)
+async def append(call: Call, send: Send) -> Answer:
+    """POST …/streams/:run/:target/:stream/append: add one text to a stream of a run."""
+    channel = await _writable(call)
     call.check_size(limits.RUN_STREAM_APPEND_BYTES_MAX)
     part_id = call.header(b"x-part-id")
     if part_id is not None and not 1 <= len(part_id) <= limits.PART_ID_CHARS_MAX:
@@ -148,24 +169,45 @@ async def _append(call: Call, run_id: str, target: str, stream: str) -> Answer:
     return answer({"ok": True})
 
 
-async def _input(call: Call, run_id: str, stream: str) -> Answer:
+async def send_input(call: Call, send: Send) -> Answer:
+    """POST …/streams/:run/input/:stream: one value from outside to the run."""
     caller = await call.authenticate(public=True)
     call.check_size(limits.APPEND_BODY_BYTES_MAX)
+    run_id = call.params["run"]
     require(caller, "write", [("inputStreams", run_id)])
-    body = decode(await call.body(limits.APPEND_BODY_BYTES_MAX), _Input)
+    body = decode(await call.body(limits.APPEND_BODY_BYTES_MAX), InputValue)
     run = await call.services.run_streams.target(caller.environment_id, run_id, "self")
     text = msgspec.json.encode(body.data).decode()
     if len(text) > limits.CHUNK_BYTES_MAX:
         raise TooLarge("Input too large", what="data", bytes_max=limits.CHUNK_BYTES_MAX)
-    channel = channel_of(run, stream, is_input=True)
+    channel = channel_of(run, call.params["stream"], is_input=True)
     await call.services.run_streams.append_text(channel, text, None)
     return answer({"ok": True})
 
 
-async def _follow(call: Call, run_id: str, stream: str, send: Send, *, is_input: bool) -> None:
+async def follow(call: Call, send: Send) -> None:
+    """GET …/streams/:run/:stream: follow a stream of a run as server-sent events."""
+    await _follow(call, send, is_input=False)
+
+
+async def follow_input(call: Call, send: Send) -> None:
+    """GET …/streams/:run/input/:stream: follow what was sent to a run as server-sent events."""
+    await _follow(call, send, is_input=True)
+
+
+async def _follow(call: Call, send: Send, *, is_input: bool) -> None:
     caller = await call.authenticate(public=True)
-    run = await call.services.state.run(caller.environment_id, run_id)
+    run = await call.services.state.run(caller.environment_id, call.params["run"])
     if run is None:
         raise RunNotFound("Run not found", should_retry=False)
     require(caller, "read", run_resources(run.id, run.task_id, run.tags, run.batch_id))
-    await follow_channel(call, channel_of(run, stream, is_input=is_input), send)
+    await follow_channel(call, channel_of(run, call.params["stream"], is_input=is_input), send)
+
+
+#: By template, then by method.
+TABLE: Final[dict[str, dict[str, Endpoint]]] = {
+    paths.RUN_STREAM: {"GET": follow},
+    paths.RUN_STREAM_INPUT: {"GET": follow_input, "POST": send_input},
+    paths.RUN_STREAM_WRITE: {"PUT": initialize, "POST": ingest, "HEAD": count},
+    paths.RUN_STREAM_APPEND: {"POST": append},
+}

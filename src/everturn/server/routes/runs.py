@@ -30,7 +30,7 @@ from everturn.storage.ports.state import RunFilter
 if TYPE_CHECKING:
     from everturn.storage.ports.state import Environment, Run
 
-_FILTERS: Final = frozenset(
+FILTERS: Final = frozenset(
     {
         "filter[status]",
         "filter[taskIdentifier]",
@@ -59,15 +59,21 @@ _STATES: Final[dict[str, tuple[RunState, ...]]] = {
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-class _Tags(msgspec.Struct):
+class Tags(msgspec.Struct):
+    """Body of `POST /api/v1/runs/:run/tags`."""
+
     tags: Tag | list[Tag]
 
 
-class _Reschedule(msgspec.Struct):
+class Reschedule(msgspec.Struct):
+    """Body of `POST /api/v1/runs/:run/reschedule`: a duration from now, or a date."""
+
     delay: str | int | float
 
 
-class _KeyReset(msgspec.Struct):
+class KeyReset(msgspec.Struct):
+    """Body of `POST /api/v1/idempotencyKeys/:key/reset`."""
+
     taskIdentifier: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -93,7 +99,7 @@ async def trigger(call: Call) -> Answer:
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET /api/v3/runs/:run (§9.5). A run just triggered may not be visible yet: 404 retries."""
+    """GET /api/v3/runs/:run: a run, whole (§9.5). One just triggered may not be visible: 404 retries."""
     run = await call.services.state.run(call.caller.environment_id, call.params["run"])
     if run is None:
         raise RunNotFound("Not found", should_retry=True)
@@ -126,7 +132,7 @@ async def _view(call: Call, run: Run) -> dict[str, Any]:
 async def page(call: Call) -> Answer:
     """GET /api/v1/runs: a page, newest first (§9.6)."""
     query = call.query
-    check_filters(query, _FILTERS)
+    check_filters(query, FILTERS)
     part = page_query(query, limits.RUNS_PAGE_SIZE)
     now_ms = call.services.clock.now_ms()
     created_from, created_to = created_range(query, now_ms)
@@ -184,7 +190,7 @@ def _delayed(query: dict[str, str]) -> bool | None:
 
 
 async def cancel(call: Call) -> Answer:
-    """POST /api/v2/runs/:run/cancel; a finished run is left as it is (§9.7)."""
+    """POST /api/v2/runs/:run/cancel: stop a run; a finished one is left as it is (§9.7)."""
     environment_id = call.caller.environment_id
     run = await call.services.state.run(environment_id, call.params["run"])
     if run is None:
@@ -204,14 +210,14 @@ async def replay(call: Call) -> Answer:
 
 async def reschedule(call: Call) -> Answer:
     """POST /api/v1/runs/:run/reschedule: move a delayed run to another time (§9.7)."""
-    body = decode(await call.body(limits.UPDATE_BODY_BYTES_MAX), _Reschedule)
+    body = decode(await call.body(limits.UPDATE_BODY_BYTES_MAX), Reschedule)
     run = await _run(call)
     return answer(await _view(call, await call.services.runs.reschedule(run, body.delay)))
 
 
 async def reset_key(call: Call) -> Answer:
     """POST /api/v1/idempotencyKeys/:key/reset: the next run with this key is a new one (§9.3)."""
-    body = decode(await call.body(limits.IDEMPOTENCY_RESET_BYTES_MAX), _KeyReset)
+    body = decode(await call.body(limits.IDEMPOTENCY_RESET_BYTES_MAX), KeyReset)
     require(call.caller, "write", [("runs", None)])
     key = call.params["key"]
     released = await call.services.state.release_key(
@@ -254,7 +260,7 @@ async def change_metadata(call: Call) -> Answer:
 
 async def add_tags(call: Call) -> Answer:
     """POST /api/v1/runs/:run/tags: add to the run's tags, at most ten in all (§9.7)."""
-    body = decode(await call.body(limits.UPDATE_BODY_BYTES_MAX), _Tags)
+    body = decode(await call.body(limits.UPDATE_BODY_BYTES_MAX), Tags)
     tags = [body.tags] if isinstance(body.tags, str) else body.tags
     run = await call.services.state.add_tags(
         call.caller.environment_id, call.params["run"], tags, now_ms=call.services.clock.now_ms()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from everturn.storage.ports.state import Session
 
 _STATUSES: Final = frozenset({"ACTIVE", "CLOSED", "EXPIRED"})
-_FILTERS: Final = frozenset(
+FILTERS: Final = frozenset(
     {
         "filter[type]",
         "filter[tags]",
@@ -62,7 +62,7 @@ async def create(call: Call) -> Answer:
 async def page(call: Call) -> Answer:
     """GET /api/v1/sessions: a page, newest first (§4.3)."""
     query = call.query
-    check_filters(query, _FILTERS)
+    check_filters(query, FILTERS)
     part = page_query(query, limits.SESSIONS_PAGE_SIZE)
     statuses = listed(query, "filter[status]")
     for status in statuses:
@@ -96,7 +96,7 @@ def _require_list(call: Call, task_ids: tuple[str, ...]) -> None:
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET /api/v1/sessions/:session (§4.4)."""
+    """GET /api/v1/sessions/:session: one session (§4.4)."""
     row = await call.services.sessions.fresh(call.caller.environment_id, call.params["session"])
     if row is None:
         raise SessionNotFound("Not found", should_retry=False)
@@ -105,7 +105,7 @@ async def retrieve(call: Call) -> Answer:
 
 
 async def update(call: Call) -> Answer:
-    """PATCH /api/v1/sessions/:session (§4.5). Public tokens are refused (rulings §4.2)."""
+    """PATCH /api/v1/sessions/:session: replace tags or metadata (§4.5). Public tokens are refused (rulings §4.2)."""
     body = await call.json(UpdateSession, limits.UPDATE_BODY_BYTES_MAX)
     require_secret(call.caller)
     row = await call.services.sessions.update(
@@ -115,7 +115,7 @@ async def update(call: Call) -> Answer:
 
 
 async def close(call: Call) -> Answer:
-    """POST /api/v1/sessions/:session/close (§4.6). Public tokens are refused (rulings §4.2)."""
+    """POST /api/v1/sessions/:session/close: take no more input (§4.6). Public tokens are refused (rulings §4.2)."""
     body = await call.json(CloseSession, limits.SMALL_BODY_BYTES_MAX)
     require_secret(call.caller)
     row = await call.services.sessions.close(
@@ -125,7 +125,7 @@ async def close(call: Call) -> Answer:
 
 
 async def end_and_continue(call: Call) -> Answer:
-    """POST /api/v1/sessions/:session/end-and-continue (§4.7), for runs only (rulings §4.2)."""
+    """POST /api/v1/sessions/:session/end-and-continue: the next run, asked for by this one (§4.7)."""
     body = await call.json(EndAndContinue, limits.SMALL_BODY_BYTES_MAX)
     require_secret(call.caller)
     run_id, swapped = await call.services.sessions.end_and_continue(

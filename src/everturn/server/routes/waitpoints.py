@@ -29,7 +29,7 @@ from everturn.storage.ports.waitpoints import WaitpointFilter
 if TYPE_CHECKING:
     from everturn.storage.ports.waitpoints import WaitpointStatus
 
-_FILTERS: Final = frozenset(
+FILTERS: Final = frozenset(
     {
         "filter[status]",
         "filter[idempotencyKey]",
@@ -64,7 +64,7 @@ async def create(call: Call) -> Answer:
 async def page(call: Call) -> Answer:
     """GET /api/v1/waitpoints/tokens: a page, newest first, without outputs."""
     query = call.query
-    check_filters(query, _FILTERS)
+    check_filters(query, FILTERS)
     part = page_query(query, limits.RUNS_PAGE_SIZE)
     statuses = listed(query, "filter[status]")
     for status in statuses:
@@ -91,7 +91,7 @@ async def page(call: Call) -> Answer:
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET /api/v1/waitpoints/tokens/:token, with its output."""
+    """GET /api/v1/waitpoints/tokens/:token: a token with its output."""
     found = await call.services.state.waitpoint(call.caller.environment_id, call.params["token"])
     if found is None:
         raise NotFound("Waitpoint not found", should_retry=False)

@@ -153,9 +153,8 @@ class Keys:
 
     def reveal(self, key: ApiKey) -> str:
         """The plain text of a stored key. Raises ConfigurationError under another master key."""
-        nonce, sealed = key.ciphertext[:_NONCE_BYTES], key.ciphertext[_NONCE_BYTES:]
         try:
-            plain = self._cipher.decrypt(nonce, sealed, _bound_to(key.environment_id, key.sha256))
+            plain = _decrypt(self._cipher, key)
         except InvalidTag:
             raise ConfigurationError(
                 f"secret key {key.id} does not open under this master key: "
@@ -168,6 +167,20 @@ class Keys:
             return True
         age_ms = self._clock.now_ms() - key.revoked_at_ms
         return age_ms < limits.REVOKED_KEY_GRACE_MS
+
+
+def opens(master_key: bytes, key: ApiKey) -> bool:
+    """Whether a stored key was stored under this master key."""
+    try:
+        _decrypt(AESGCM(master_key), key)
+    except InvalidTag:
+        return False
+    return True
+
+
+def _decrypt(cipher: AESGCM, key: ApiKey) -> bytes:
+    nonce, sealed = key.ciphertext[:_NONCE_BYTES], key.ciphertext[_NONCE_BYTES:]
+    return cipher.decrypt(nonce, sealed, _bound_to(key.environment_id, key.sha256))
 
 
 def _bound_to(environment_id: str, digest: str) -> bytes:

@@ -1,7 +1,9 @@
 """One worker's connection: what its frames do, and what is sent to it.
 
-The life of a link is in `protocol/link.py`. Here: the first frame registers the worker and names
-which of its runs it no longer owns; from then on frames are handled as they come. Nothing that
+The life of a link is in `protocol/link.py`. Here: the first frame registers the worker, and both
+sides compare what they believe it holds. Runs it names and no longer owns are named back to it.
+Runs that are its own by their rows and that it does not name are recovered at once: a claim that
+never reached it, or runs it stopped when it could not trust its lease. From then on frames are handled as they come. Nothing that
 waits for a store holds up the receiving loop: appends go to their lanes, calls and tails run as
 tasks of the link's group, and all of them end with the link.
 
@@ -118,10 +120,23 @@ class Link:
         if key is not None:
             self._services.outbox.bind(run.id, ChannelName(run.environment_id, key, "out"))
 
-    def release(self, run_id: str) -> None:
-        """The run is over, or somebody else's."""
+    def release(self, run_id: str, fence: int) -> bool:
+        """What this worker held under a fence is over, or somebody else's.
+
+        False, changing nothing, when the run has been given to the same worker again: whatever
+        ended was the claim before, and the worker drops that when it gets the newer one.
+        """
+        held = self._held.get(run_id)
+        if held is not None and held.fence > fence:
+            return False
         self._held.pop(run_id, None)
         self.untold.discard(run_id)
+        return True
+
+    def lose(self, run_id: str, fence: int) -> None:
+        """Release the run and tell the worker, unless it has it again."""
+        if self.release(run_id, fence):
+            self.send(Lost(run_id))
 
     def held(self, run_id: str, fence: int) -> Held:
         """The run, if this worker holds it under this fence. Raises Fenced."""
@@ -179,6 +194,7 @@ class Link:
         for task in tasks:
             self._services.dispatch.knows_queue(self.environment.id, task.task_id, task.queue)
         lost = [held.run_id for held in hello.held if not await self._keep(held.run_id, held.fence)]
+        await self._recover_unnamed()
         early, self._early = self._early or [], None
         self._sender.send(
             Welcome(
@@ -314,8 +330,7 @@ class Link:
             log.warning("run.not_started", extra={"run_id": frame.run_id, "error": error.code})
             return
         if not started:
-            self.release(frame.run_id)
-            self.send(Lost(frame.run_id))
+            self.lose(frame.run_id, frame.fence)
 
     async def _call(self, call: Call) -> None:
         try:
@@ -369,6 +384,14 @@ class Link:
 
     # --- runs kept over connections ----------------------------------------------------------
 
+    async def _recover_unnamed(self) -> None:
+        """Runs that only the rows still give to this worker, which is alive and knows better."""
+        named = {held.run_id for held in self._hello.held}
+        for run in await self._services.state.held_runs(self.worker_id):
+            if run.id not in named:
+                died = run.state is not RunState.CLAIMED
+                await self._services.recovery.recover(run, reason="not_held", died=died)
+
     async def _keep(self, run_id: str, fence: int) -> bool:
         """Whether the worker still owns a run it names; if so it is held again."""
         run = await self._services.state.run(self.environment.id, run_id)
@@ -418,8 +441,7 @@ class Link:
     def _fenced(self, run_id: str, fence: int) -> None:
         held = self._held.get(run_id)
         if held is not None and held.fence == fence:
-            self.release(run_id)
-            self.send(Lost(run_id))
+            self.lose(run_id, fence)
 
 
 class Decode(Protocol):

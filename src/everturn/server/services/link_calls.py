@@ -160,7 +160,7 @@ async def _evict(context: Context) -> dict[str, Any]:
         if let_go is not None:
             await services.waits.wake_if_over(let_go)
     if gone:
-        context.link.release(run.id)
+        context.link.release(run.id, run.fence)
     return {"evicted": gone}
 
 
@@ -170,7 +170,7 @@ async def _evict(context: Context) -> dict[str, Any]:
 async def _finish(context: Context) -> dict[str, Any]:
     outcome = context.param("outcome", RunOutcome)
     await context.services.finishing.report(context.call.run_id, context.call.fence, outcome)
-    context.link.release(context.call.run_id)
+    context.link.release(context.call.run_id, context.call.fence)
     context.services.wakeups.notify(f"queue/{context.link.environment.id}")
     return {}
 

@@ -8,11 +8,10 @@ never overtake each other: while slices of a lane are waiting, its later frames 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
-
-import anyio
 
 from everturn.protocol.link import Packer, ServerFrame
 from everturn.rules import limits
@@ -33,8 +32,8 @@ class Sender:
         self._sliced: deque[tuple[str, deque[bytes]]] = deque()
         self._behind: dict[str, int] = {}
         self._bytes = 0
-        self._work = anyio.Event()
-        self._room = anyio.Event()
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
 
     def send(self, frame: ServerFrame, lane: str = "") -> None:
         """Queue a frame; frames of one lane arrive in this order.
@@ -54,14 +53,14 @@ class Sender:
     async def room(self) -> None:
         """Wait until less than ROOM_BYTES are waiting: back-pressure of a slow worker."""
         while self._bytes >= ROOM_BYTES:
-            self._room = anyio.Event()
+            self._room.clear()
             await self._room.wait()
 
     async def run(self) -> None:
         """Send until cancelled. Whatever the transport raises ends the link."""
         while True:
             await self._work.wait()
-            self._work = anyio.Event()
+            self._work.clear()
             while items := self._next_message():
                 await self._send(Packer.message(items))
                 self._bytes -= sum(map(len, items))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from everturn.errors import ProtocolError
-from everturn.protocol.link import Cancel, Drain, Hello, Lost, Unpacker, Wake, WorkerFrame
+from everturn.protocol.link import Cancel, Drain, Hello, Unpacker, Wake, WorkerFrame
 from everturn.rules import limits
 from everturn.server.services.link import Link, Transport
 from everturn.server.services.link_calls import CallMemory
@@ -123,14 +123,13 @@ class Links:
         """The run belongs to somebody else now, or to nobody."""
         link = self._links.get(run.worker_id or "")
         if link is not None:
-            link.release(run.id)
-            link.send(Lost(run.id))
+            link.lose(run.id, run.fence)
 
     def cancelled(self, run: Run, reason: str) -> None:
         """The run was cancelled; its worker stops it."""
         link = self._links.get(run.worker_id or "")
         if link is not None:
-            link.release(run.id)
+            link.release(run.id, run.fence)
             link.send(Cancel(run.id, reason))
 
     def close(self, worker_id: str) -> None:
@@ -168,6 +167,10 @@ class Links:
         hello = frames.pop(0)
         if not isinstance(hello, Hello):
             raise ProtocolError("the first frame of a link is hello")
+        known = await self._services.state.worker(hello.worker_id)
+        if known is not None and known.environment_id != environment.id:
+            # Its name would end the other's connection and open what its calls answered (P-12).
+            raise ProtocolError("this worker id is not of this environment")
         await self._end_previous(hello.worker_id)
         link = Link(self._services, environment, hello, transport)
         self._links[link.worker_id] = link

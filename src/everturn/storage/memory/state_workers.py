@@ -124,6 +124,10 @@ class Workers(Tables):
             self._departed[worker_id] = worker
             while len(self._departed) > DEPARTED_MAX:
                 del self._departed[next(iter(self._departed))]
+        return await self.held_runs(worker_id)
+
+    async def held_runs(self, worker_id: str) -> Sequence[Run]:
+        self._check_open()
         return tuple(run for run in self._in_states(*RESIDENT) if run.worker_id == worker_id)
 
     async def worker(self, worker_id: str) -> Worker | None:

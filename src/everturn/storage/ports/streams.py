@@ -20,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from everturn.protocol.records import ChannelName, NewRecord, Record
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """What an append answered.
 
     `seq_nums[i]` belongs to `records[i]`, whether it was stored now or by an earlier call;

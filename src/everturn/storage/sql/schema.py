@@ -65,10 +65,11 @@ def schema_state(url: str) -> SchemaState:
     if parsed.drivername == "sqlite" and not file_of(parsed).exists():
         return "empty"
     with _connection(parsed) as connection:
-        return _state(connection)
+        return state_of(connection)
 
 
-def _state(connection: Connection) -> SchemaState:
+def state_of(connection: Connection) -> SchemaState:
+    """As `schema_state`, of a database that is connected to already."""
     if not inspect(connection).has_table(alembic_version.name):
         return "empty"
     version = connection.execute(select(alembic_version)).scalar()
@@ -92,7 +93,7 @@ def migrate(url: str) -> None:
     if parsed.drivername == "sqlite":
         file_of(parsed).absolute().parent.mkdir(parents=True, exist_ok=True)
     with _connection(parsed) as connection, _alone(connection):
-        state = _state(connection)
+        state = state_of(connection)
         if state == "empty":
             metadata.create_all(connection)
             alembic_version.create(connection, checkfirst=True)

@@ -150,6 +150,9 @@ class SqlState:
     async def remove_worker(self, worker_id: str) -> Sequence[Run]:
         return await self._db.write(workers.remove_worker, worker_id)
 
+    async def held_runs(self, worker_id: str) -> Sequence[Run]:
+        return await self._db.read(workers.runs_held, worker_id)
+
     async def worker(self, worker_id: str) -> Worker | None:
         return await self._db.read(workers.worker, worker_id)
 

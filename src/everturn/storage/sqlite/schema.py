@@ -11,6 +11,8 @@ from typing import Final
 from everturn.errors import ConfigurationError, EverturnError, StorageCorrupt, Unavailable
 
 FORMAT: Final = 1
+#: Pages in the write-ahead log that start a checkpoint, after which it begins anew.
+WAL_PAGES: Final = 4000
 
 _TABLES: Final = """
 -- One row per group commit, for all channels together: the records compaction has not moved yet.
@@ -67,7 +69,7 @@ def connect(path: Path, *, writer: bool, sync: bool = True) -> sqlite3.Connectio
     if writer:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
     else:
         connection.execute("PRAGMA query_only = ON")
     return connection

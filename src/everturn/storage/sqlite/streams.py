@@ -6,7 +6,7 @@ go: fences, repeated parts, numbers (`commit.py`). The result is one row of the 
 all channels together, written by the one writer thread in one transaction that is synced when it
 returns. There is no timer: while a commit is on its way the next one gathers, so the busier the
 store, the larger its commits. When it is durable, its records become visible, the next commit is
-sent off, and only then readers are woken and writers answered.
+sent off, and only then readers are woken, and after them writers answered.
 
 Everything but reading and writing the file happens on the event loop. That is what makes the
 decisions simple (one commit in flight, nobody beside it) and it is also faster than deciding on
@@ -46,6 +46,7 @@ from everturn.storage.sqlite.opening import Opened, open_file, shut
 from everturn.storage.sqlite.reader import Reader
 from everturn.storage.sqlite.retention import Retention
 from everturn.storage.sqlite.subscription import Place
+from everturn.storage.sqlite.warming import Warming
 from everturn.storage.sqlite.writer import Writer
 
 #: Requests that are sent off at once instead of at the end of the loop's turn, so that with very
@@ -140,6 +141,8 @@ class SqliteStreams:
         self._closing = False
         self._closed = False
         self._idle = asyncio.Event()
+        self._warming = Warming(self._loop.time())
+        self._loop.call_later(self._warming.after_s, self._pump)
         compactor.check()
         self._pump_soon()
 
@@ -233,9 +236,7 @@ class SqliteStreams:
     def _commit(self) -> bool:
         """Decide what is queued and send it off; False when there was nothing to write."""
         commit = Commit(self._lookups, self._next_channel_id, self._clock.now_ms())
-        queue = self._queue
-        while queue and commit.bytes < limits.STREAM_COMMIT_BYTES_MAX:
-            commit.admit(queue.popleft())
+        commit.admit(self._queue)
         self._queued_bytes -= commit.bytes
         if commit.is_empty:
             commit.answer()
@@ -256,9 +257,11 @@ class SqliteStreams:
         else:
             self._publish(commit, row)
             # The next commit sets out before anybody is told of this one: the disk works while
-            # the loop answers.
+            # the loop answers. Readers go first by a turn of the loop, because a person waits
+            # for what they carry, while what a writer does next is to thank its client.
             self._pump()
-            commit.answer()
+            commit.wake_readers()
+            self._loop.call_soon(commit.answer)
         self._give_room()
 
     def _publish(self, commit: Commit, row: CommitRow) -> None:
@@ -286,6 +289,10 @@ class SqliteStreams:
             look = self._retention.step(now_ms)
             self._writer.submit(look.write, lambda more, _: self._looked(bool(more)))
             return True
+        if not self._queue and self._warming.due(self._loop.time()):
+            self._in_flight = True
+            self._writer.submit(self._warming.write, lambda _, error: self._warmed(error))
+            return True
         return False
 
     def _compacted(self, step: Step, error: Exception | None) -> None:
@@ -305,6 +312,12 @@ class SqliteStreams:
         self._in_flight = False
         self._commit_was_last = False
         self._retention.done(more)
+        self._pump()
+
+    def _warmed(self, error: Exception | None) -> None:
+        self._in_flight = False
+        self._commit_was_last = False
+        self._warming.done(error)
         self._pump()
 
     # --- reading ---------------------------------------------------------------------------

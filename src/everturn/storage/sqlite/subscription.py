@@ -67,7 +67,13 @@ class Place:
             if start < channel.tail:
                 break
             await self._wait(channel)
-        await self._source.collect(self._name, start, page)
+        if start >= channel.base:  # all of it is in memory
+            begin = start - channel.base
+            page.take(
+                channel.records[begin : min(begin + records_max, channel.tail - channel.base)]
+            )
+        else:
+            await self._source.collect(self._name, start, page)
         self._cursor = page.records[-1].seq_num
         return page.records
 

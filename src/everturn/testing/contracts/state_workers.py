@@ -140,6 +140,8 @@ class TestWorkers:
         done = await start(state)
         await finish(state, done.id)
 
+        assert {run.id for run in await state.held_runs("w1")} == {parked.id, running.id}
+        assert await state.held_runs("w2") == ()
         held = await state.remove_worker("w1")
 
         assert {run.id: run for run in held} == {parked.id: parked, running.id: running}
