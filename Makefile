@@ -25,7 +25,7 @@ demo: $(READY)  ## a conversation whose worker is killed in the middle of an ans
 
 test: $(READY)  ## the whole suite
 	@sh tests/system_packages.sh
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)  ## seconds: format, lint, types, import rules, unit tests
 	@$(BIN)/ruff format --check .

@@ -3,9 +3,9 @@
     everturn dev examples/steering.py
     python examples/steering.py
 
-Before each request to the model, messages that wait are offered to the agent. "wait for" messages
-are taken in: the next request of the same turn contains them, and the answer holds a mark where
-they joined. Anything else is left alone and becomes a turn of its own, in order.
+Before each request to the model, messages that wait are offered to the agent. Here those that begin
+with "also" are taken in: the next request of the same turn contains them, and the answer holds a
+mark where they joined. Anything else is left alone and becomes a turn of its own, in order.
 """
 
 import asyncio

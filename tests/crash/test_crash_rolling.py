@@ -15,7 +15,7 @@ from everturn.testing.processes import System
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.slow]
 
 CHATS = 20
-WORKERS = 3
+WORKERS = 2
 #: Each conversation goes on at least this long, and until the last process was replaced.
 MESSAGES_MIN = 4
 #: Bound of a conversation, should the restarts never end.
@@ -27,8 +27,10 @@ async def test_twenty_conversations_go_on_while_every_process_is_restarted(
 ) -> None:
     """Workers leave one after the other by SIGTERM, each with its successor already there, and
     the server restarts once. Nobody sees an error, and every message is answered once."""
+    assert system.server is not None
     for _ in range(WORKERS - 1):
-        await conversations.in_thread(system.start_worker)
+        await conversations.in_thread(partial(system.start_worker, wait=False))
+    await conversations.in_thread(system.server.until_logged, "worker.connected", WORKERS)
     sent = [0] * CHATS
     over = anyio.Event()
 
@@ -49,9 +51,10 @@ async def test_twenty_conversations_go_on_while_every_process_is_restarted(
         statuses = []
         for leaving in list(system.workers):
             await conversations.in_thread(partial(system.start_worker, wait=False))
+            count = len(system.workers)
+            await conversations.in_thread(system.server.until_logged, "worker.connected", count)
             statuses.append(await anyio.to_thread.run_sync(leaving.stop))
             await progress(sent)
-        assert system.server is not None
         statuses.append(await anyio.to_thread.run_sync(system.server.stop))
         await conversations.in_thread(system.start_server)
         await progress(sent)

@@ -214,10 +214,10 @@ REMOVALS: Final[dict[int, Removal]] = {
         "                pass\n",
     ),
     229: Removal(
-        "steering needs no started chat",
+        "steering sends nothing",
         "src/everturn/client/agent_chat.py",
-        "        if not self._state.started:\n            return False\n        message = {",
-        "        message = {",
+        'seq = await self._append_message({"message": message, "trigger": _SUBMIT})',
+        "seq = None",
     ),
     231: Removal(
         "a stop is not sent",

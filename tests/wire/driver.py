@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -25,16 +26,22 @@ def installed(name: str) -> Path:
     assert npm, "npm is missing: install Debian's packages nodejs and npm"
     lock = (HERE / name / "package-lock.json").read_bytes()
     folder = ROOT / ".cache" / "node" / hashlib.sha256(lock).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as alone:  # two test processes may want it at once
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        _install(npm, HERE / name, folder)
+    return folder
+
+
+def _install(npm: str, source: Path, folder: Path) -> None:
     if not (folder / "node_modules" / ".package-lock.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
         for file in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name / file, folder / file)
+            shutil.copy(source / file, folder / file)
         subprocess.run(
             [npm, "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True
         )
     for script in (HERE / "node").glob("*.mjs"):
         shutil.copy(script, folder / script.name)
-    return folder
 
 
 class Driver:

@@ -46,7 +46,8 @@ class ProviderStream:
     """A provider's events as chunks. Read once, with `async for`; leaving early closes it.
 
     Args:
-        source: an iterator of events, sync or async, or an awaitable of one.
+        source: an iterator of events, or an awaitable of one. A sync one that waits for the
+            network holds up every other chat of the worker: use the provider's async client.
         to_chunks: maps one event.
         is_step: leave out `start` and `finish`, for one of several requests of an answer.
         on_leave: called when it is closed before its end.
