@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import anyio
 import pytest
@@ -15,7 +14,7 @@ from everturn.testing.processes import System
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.slow]
 
 CHATS = 20
-WORKERS = 2
+WORKERS = 3
 #: Each conversation goes on at least this long, and until the last process was replaced.
 MESSAGES_MIN = 4
 #: Bound of a conversation, should the restarts never end.
@@ -23,7 +22,7 @@ MESSAGES_MAX = 200
 
 
 async def test_twenty_conversations_go_on_while_every_process_is_restarted(
-    system: System, conversations: Conversations, tmp_path: Path
+    system: System, conversations: Conversations
 ) -> None:
     """Workers leave one after the other by SIGTERM, each with its successor already there, and
     the server restarts once. Nobody sees an error, and every message is answered once."""
@@ -61,11 +60,16 @@ async def test_twenty_conversations_go_on_while_every_process_is_restarted(
         over.set()
 
     assert statuses == [0] * (WORKERS + 1), f"{statuses}\n{system.logs()}"
-    for number in range(CHATS):
-        history = await conversations.settled(f"rolling-{number}", sent[number])
-        expected = [f"you said {number}.{n}" for n in range(sent[number])]
-        assert [turn.text for turn in history] == expected
-        assert not any(turn.error for turn in history)
+    async with anyio.create_task_group() as tasks:
+        for number in range(CHATS):
+            tasks.start_soon(judge, conversations, number, sent[number])
+
+
+async def judge(conversations: Conversations, number: int, messages: int) -> None:
+    """Every message of one conversation was answered once, in order, without an error."""
+    history = await conversations.settled(f"rolling-{number}", messages)
+    assert [turn.text for turn in history] == [f"you said {number}.{n}" for n in range(messages)]
+    assert not any(turn.error for turn in history)
 
 
 async def progress(sent: list[int]) -> None:

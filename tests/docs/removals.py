@@ -238,10 +238,10 @@ REMOVALS: Final[dict[int, Removal]] = {
         "if target is not None:",
     ),
     258: Removal(
-        "virtual time passes no deadline",
+        "virtual time wakes nobody",
         "src/everturn/testing/clock.py",
-        "self._elapsed = until\n        await at_rest()",
-        "await at_rest()",
+        "            event.set()\n            await at_rest()",
+        "            await at_rest()",
     ),
     263: Removal(
         "an unknown agent is another error",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -51,23 +51,21 @@ class Running:
         return self._portal.call(work, *arguments)
 
 
-@contextmanager
-def _running() -> Iterator[Running]:
-    with start_blocking_portal("asyncio") as portal:
-        with portal.wrap_async_context_manager(build(Settings())) as system:
-            headers = {"authorization": f"Bearer {system.secret_key}"}
-            with portal.wrap_async_context_manager(AsgiTransport(system.app)) as transport:
-                client = httpx2.AsyncClient(
-                    base_url="http://test", transport=transport, headers=headers
-                )
-                with portal.wrap_async_context_manager(client):
-                    yield Running(portal, system, client)
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    with _running() as found:
-        yield found
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal("asyncio"))
+
+        def opened(manager: Any) -> Any:
+            return stack.enter_context(portal.wrap_async_context_manager(manager))
+
+        system = opened(build(Settings()))
+        transport = opened(AsgiTransport(system.app))
+        headers = {"authorization": f"Bearer {system.secret_key}"}
+        client = opened(
+            httpx2.AsyncClient(base_url="http://test", transport=transport, headers=headers)
+        )
+        yield Running(portal, system, client)
 
 
 LISTS = ("/api/v1/sessions", "/api/v1/runs", "/api/v1/waitpoints/tokens", "/api/v1/tasks")

@@ -19,6 +19,7 @@ from http_harness import KEY, START_MS, Http, server, session_body
 from everturn.protocol import paths
 from everturn.protocol.records import metered_bytes, open_envelope
 from everturn.rules import limits
+from everturn.server.services.keys import CACHE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +170,17 @@ class TestForgery:
         assert await services.keys.revoke(environment.id, key.id)
         await http.clock.jump(24 * 3600 + 20)
         assert await self.status(http, token) == 401
+
+    async def test_a_leaked_key_can_be_ended_at_once_with_every_token_it_signed(
+        self, http: Http
+    ) -> None:
+        services, environment = http.system.services, http.system.environment
+        key, secret = await services.keys.create(environment)
+        token = signed(self.claims(http), key=secret)
+        assert await self.status(http, token) == await self.status(http, secret) == 200
+        assert await services.keys.revoke(environment.id, key.id, at_once=True)
+        await http.clock.jump(CACHE_S)
+        assert await self.status(http, token) == await self.status(http, secret) == 401
 
     async def test_a_token_of_any_length_or_depth_is_answered_401(self, http: Http) -> None:
         deep = base64.urlsafe_b64encode(b"[" * 50_000).decode().rstrip("=")

@@ -86,16 +86,23 @@ def list_(
 
 @app.command
 def revoke(
-    key_id: str, *, env: Environment = "prod", data_dir: DataDir = Path(".everturn")
+    key_id: str,
+    *,
+    env: Environment = "prod",
+    data_dir: DataDir = Path(".everturn"),
+    at_once: Annotated[
+        bool, Parameter(name="--at-once", help="For a key that leaked: without the 24 hours.")
+    ] = False,
 ) -> None:
     """Revoke a key by its id. It keeps working for 24 hours, so that a rotation breaks nothing."""
 
     async def end(ring: KeyRing) -> bool:
-        return await ring.keys.revoke(ring.environment.id, key_id)
+        return await ring.keys.revoke(ring.environment.id, key_id, at_once=at_once)
 
     if not _with_keys(env, data_dir, end):
         fail(f"there is no key {key_id} in {env}", "`everturn keys list` shows those there are.")
-    console().print(f"revoked {key_id}; it works for 24 hours more")
+    left = "running servers refuse it within seconds" if at_once else "it works for 24 hours more"
+    console().print(f"revoked {key_id}; {left}")
 
 
 def _with_keys(env: str, data_dir: Path, work: Callable[[KeyRing], Awaitable[T]]) -> T:

@@ -11,6 +11,7 @@ import pytest
 from everturn import chat
 from everturn.chat.definition import ChatAgent
 from everturn.errors import Unavailable
+from everturn.rules.boot_records import continuation_payload
 from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 
@@ -54,6 +55,13 @@ class Dying:
         await anyio.wait_all_tasks_blocked()
         self.hung = False
         await h.crash()
+
+
+def continued_by_the_server(lost_run: str) -> dict[str, Any]:
+    """The payload of the run that this server makes after it has lost one."""
+    return continuation_payload(
+        {}, session_id="session_test", idle_timeout_s=None, previous_run_id=lost_run
+    )
 
 
 def echo_agent(**options: Any) -> ChatAgent[Any]:
@@ -245,6 +253,60 @@ class TestContinuation:
         assert texts(event.in_flight_users) == ["m1", "m2"]
         assert texts([event.partial_assistant]) == ["half m1"]
         assert event.settled_messages == []
+
+    async def test_a_half_answer_is_given_again_by_a_continuation_that_is_told_to(self) -> None:
+        """Rulings §1.5, §1.6: as when the run could not go on because nobody serves its version.
+
+        It is the same message that is answered, and nobody's history holds the lost half.
+        """
+        dying = Dying("m1")
+        async with mock_chat_agent(dying.agent) as h:
+            await h.post_message("m1")
+            await dying.killed(h)
+            first, lost_run = (await h.all_chunks())[0]["messageId"], h.run_id
+            await h.start(payload=continued_by_the_server(lost_run))
+            await h.settled()
+            chunks = await h.all_chunks()
+            (turn,) = await h.turns()
+            snapshot = await h.get_snapshot()
+        kinds = [c["type"] for c in chunks]
+        mark = kinds.index("data-restarted")
+        assert h.run_id != lost_run
+        assert chunks[mark]["data"]["runId"] == h.run_id
+        assert chunks[mark + 1] == {"type": "start", "messageId": first}
+        assert turn.cursor.seq_num == 0
+        assert snapshot is not None
+        assert texts(snapshot["messages"]) == ["m1", "half m1 whole"]
+        assert dying.lanes == [["m1"], ["m1"]]
+
+    async def test_a_half_answer_is_given_again_before_the_message_that_follows_it(self) -> None:
+        """P-3: each is answered, in order, and neither for the other."""
+        dying = Dying("m1")
+        async with mock_chat_agent(dying.agent) as h:
+            await h.post_message("m1")
+            await dying.killed(h)
+            await h.seed_in("m2")
+            await h.start(payload=continued_by_the_server(h.run_id))
+            await h.settled()
+            turns = await h.turns()
+        assert [t.cursor.seq_num for t in turns] == [0, 1]
+        assert dying.lanes[1:] == [["m1"], ["m1", "half m1 whole", "m2"]]
+
+    async def test_what_only_a_guest_wrote_is_not_given_again_for_a_lost_run(self) -> None:
+        """Rulings §1.3: no run of ours began that answer, so the rules of older logs hold."""
+        dying = Dying()
+        async with mock_chat_agent(dying.agent, mode="continuation", start=False) as h:
+            await h.seed_in("m1", "m2")
+            await h.seed_out(
+                {"type": "start", "messageId": "r1"},
+                {"type": "text-start", "id": "t"},
+                {"type": "text-delta", "id": "t", "delta": "a guest's"},
+            )
+            await h.start(payload=continued_by_the_server("run_0"))
+            await h.settled()
+            kinds = [c["type"] for c in await h.all_chunks()]
+        assert "data-restarted" not in kinds
+        assert dying.lanes == [["m1", "a guest's", "m2"]]
 
     async def test_the_recovery_hook_may_drop_the_partial_or_the_turns(self) -> None:
         """R-119, R-120, R-121."""

@@ -7,18 +7,21 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from engine_kit import FakeWorker, Kit, chunk, in_state
+from engine_kit import FakeWorker, Kit, chunk, in_state, until
 
 from everturn.errors import InvalidRequest, ProtocolError, TaskNotFound, TooLarge, Unprocessable
 from everturn.protocol.link import (
     SUBPROTOCOL,
     Acked,
     Beat,
+    Claim,
     HeldRun,
     Hello,
+    Lost,
     Packer,
     Records,
     ServerFrame,
+    Started,
     Tail,
     Unpacker,
     Untail,
@@ -28,6 +31,7 @@ from everturn.rules import limits
 from everturn.rules.run_states import RunState
 from everturn.server.routes.link import link_endpoint
 from everturn.server.services.link_sender import Sender
+from everturn.server.sweeps import runs
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +177,71 @@ async def test_a_second_connection_of_a_worker_ends_the_first() -> None:
             async with kit.worker(held=[HeldRun(info.run_id, info.fence)]) as new:
                 assert new.welcome.lost == []
                 await new.write(info, 0, chunk())
+
+
+# --- the same run, given to the same worker again -------------------------------------------
+
+
+async def test_a_late_started_of_an_older_claim_leaves_the_newer_claim_alone() -> None:
+    """P-3: the newer claim is the run's only one; taken away, nobody would answer."""
+    # L-3
+    kit = await Kit().open()
+    await kit.session()
+    async with kit.worker() as worker:
+        old = await worker.claim(start=False)
+        kit.clock.advance(limits.START_MS_MAX + 1)
+        assert await runs.unstarted(kit.services) == 1
+        await worker.expect(Lost)
+        new = await worker.claim()
+        await in_state(kit, new.run_id, RunState.RUNNING)
+        worker.send(Started(old.run_id, old.fence))
+        await anyio.wait_all_tasks_blocked()
+        await worker.write(new, 0, chunk("mine"))
+        await worker.call(new, "tags", tags=["x"])
+
+    assert (new.run_id, new.fence > old.fence) == (old.run_id, True)
+    assert not [frame for frame in worker.frames if isinstance(frame, Lost)]
+
+
+async def test_the_end_of_an_older_claim_leaves_the_newer_claim_alone() -> None:
+    """P-3: what a worker gives up may be claimed by it again before its report is answered."""
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    report = kit.services.finishing.report
+    async with kit.worker() as worker:
+        old = await worker.claim()
+        await in_state(kit, old.run_id, RunState.RUNNING)
+
+        async def report_and_be_slow(*arguments: Any) -> None:
+            await report(*arguments)
+            await until(lambda: any(isinstance(frame, Claim) for frame in worker.frames))
+
+        kit.services.finishing.report = report_and_be_slow  # type: ignore[method-assign]  # slow
+        await worker.finish(old, "interrupted")
+        new = await worker.claim()
+        await worker.write(new, 0, chunk("mine"))
+        await worker.call(new, "tags", tags=["x"])
+
+    assert (new.run_id, new.fence > old.fence) == (old.run_id, True)
+
+
+async def test_news_of_an_older_claims_loss_leaves_the_newer_claim_alone() -> None:
+    """P-3: a recovery says that a run is lost after it has queued it, which may be too late."""
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        old = await worker.claim()
+        await in_state(kit, old.run_id, RunState.RUNNING)
+        row = await kit.run(old.run_id)
+        await worker.finish(old, "interrupted")
+        new = await worker.claim()
+        worker.frames.clear()
+        kit.services.links.lost(row)
+        await worker.write(new, 0, chunk("mine"))
+
+    assert not [frame for frame in worker.frames if isinstance(frame, Lost)]
 
 
 async def test_a_link_that_does_not_begin_with_hello_is_a_protocol_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from engine_kit import Kit, chunk, cursors_in, errors_in, in_state, turn_complete
 
@@ -158,6 +159,84 @@ async def test_a_link_that_stays_away_past_its_grace_loses_its_runs() -> None:
     assert (await kit.run(info.run_id)).state is RunState.QUEUED
 
 
+async def test_it_is_the_grace_of_the_link_that_gives_them_away_and_no_later_sweep() -> None:
+    """rulings §2.6: a lease ends much later, and only an end of the lease is seen by a sweep."""
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        info = await worker.claim()
+        await in_state(kit, info.run_id, RunState.RUNNING)
+    assert kit.services.links.next_grace_s() == limits.LINK_GRACE_MS / 1000
+    kit.clock.advance(limits.LINK_GRACE_MS)
+
+    assert await sweep_once(kit.services, OFTEN) == 0
+    assert (await kit.run(info.run_id)).state is RunState.RUNNING
+    # The timer of the link: it is due now, so this does not wait for the next sweep.
+    assert kit.services.links.next_grace_s() == 0
+    await timers.until_lost(kit.services, 0)
+    assert await timers.lost(kit.services) == 1
+    async with kit.worker("worker_2") as worker:
+        again = await worker.claim()
+
+    assert (again.run_id, again.attempt) == (info.run_id, 2)
+    assert await kit.state.worker("worker_1") is None
+
+
+async def test_a_worker_that_comes_back_without_its_run_gets_it_again_at_once() -> None:
+    """rulings §3: it stopped its runs when it could not trust its lease, and the Hello says so.
+
+    The worker is alive and its lease is fresh again, so no sweep would ever find the run.
+    """
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        first = await worker.claim()
+        await in_state(kit, first.run_id, RunState.RUNNING)
+        await worker.write(first, 0, chunk("half"))
+    async with kit.worker(held=()) as worker:
+        again = await worker.claim()
+
+    assert (again.run_id, again.attempt, again.recovered) == (first.run_id, 2, True)
+    assert again.fence > first.fence
+    assert (await kit.run(first.run_id)).interruptions == 1
+
+
+async def test_of_several_runs_only_the_unnamed_is_taken_from_a_worker_that_comes_back() -> None:
+    # L-6
+    kit = await Kit().open()
+    first, second = await kit.session("chat-1"), await kit.session("chat-2")
+    async with kit.worker() as worker:
+        kept = await worker.claim()
+        dropped = await worker.claim()
+        for session in (first, second):
+            await kit.say(session, "hi")
+        for info in (kept, dropped):
+            await in_state(kit, info.run_id, RunState.RUNNING)
+    async with kit.worker(held=[HeldRun(kept.run_id, kept.fence)]) as worker:
+        again = await worker.claim()
+        await worker.write(kept, 0, chunk("still mine"))
+
+    assert worker.welcome.lost == []
+    assert again.run_id == dropped.run_id
+    assert (await kit.run(kept.run_id)).attempt == 1
+
+
+async def test_a_claim_that_never_reached_its_worker_is_no_death() -> None:
+    """rulings §1.8: an unnamed run that was not started costs nothing."""
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        first = await worker.claim(start=False)
+    async with kit.worker(held=()) as worker:
+        again = await worker.claim()
+
+    assert again.run_id == first.run_id
+    assert (await kit.run(first.run_id)).interruptions == 0
+
+
 async def test_a_lease_that_runs_out_takes_the_runs_away() -> None:
     """rulings §2.6: 30 s without a heartbeat, connected or not."""
     kit = await Kit().open()
@@ -219,6 +298,8 @@ async def test_a_queued_session_run_whose_version_nobody_serves_moves_on_after_5
     assert successor.version == "new"
     assert successor.run_id != info.run_id
     assert errors_in(await kit.out(session)) == []
+    # rulings §1.5: the half answer above is to be given again, and the successor is told so.
+    assert msgspec.json.decode(successor.payload)["answersAgain"] is True
 
 
 # --- records and their readers --------------------------------------------------------------

@@ -190,6 +190,36 @@ async def test_runs_are_stopped_before_the_lease_could_be_given_away(
     assert not [f for f in server.frames if isinstance(f, frames.Call)]
 
 
+async def test_a_worker_stalled_past_its_lease_ends_a_connection_that_still_stands(
+    server: Any, work: Any
+) -> None:
+    """P-3: its runs are stopped, and only the Hello of a new connection tells the server so.
+
+    No beat is due in this test, so nothing else finds fault with the connection.
+    """
+    # L-5
+    server.lease_ms, server.heartbeat_ms = 400, 60_000
+    ended = anyio.Event()
+
+    @task(id="t")
+    async def t(payload: Any) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with work():
+        await server.next(frames.Hello)
+        server.lease_ms = limits.LEASE_MS
+        await server.claim()
+        with anyio.fail_after(5):
+            await ended.wait()
+        hello = await server.next(frames.Hello)
+
+    assert hello.held == []
+    assert server.connections == 2
+
+
 async def test_answered_beats_keep_runs_alive(server: Any, work: Any) -> None:
     server.lease_ms, server.heartbeat_ms = 400, 50
 

@@ -103,9 +103,14 @@ class Keys:
         self.forget()
         return await self._state.key_by_sha256(digest) or key
 
-    async def revoke(self, environment_id: str, key_id: str) -> bool:
-        """Revoke a key; it works for 24 hours more. False when there is no such key."""
-        now_ms = self._clock.now_ms()
+    async def revoke(self, environment_id: str, key_id: str, *, at_once: bool = False) -> bool:
+        """Revoke a key; it works for 24 hours more. False when there is no such key in use.
+
+        Args:
+            at_once: for a key that leaked: it counts as revoked those 24 hours ago. A running
+                server that has it in its cache goes on for CACHE_S.
+        """
+        now_ms = self._clock.now_ms() - (limits.REVOKED_KEY_GRACE_MS if at_once else 0)
         revoked = await self._state.revoke_key(environment_id, key_id, now_ms=now_ms)
         self.forget()
         return revoked

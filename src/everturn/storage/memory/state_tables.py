@@ -100,7 +100,8 @@ class Tables:
         self._runs[run.id] = run
 
     def _in_states(self, *states: RunState) -> list[Run]:
-        return [self._runs[run_id] for state in states for run_id in self._by_state[state]]
+        # Sorted, because callers pass sets, whose order is another in each process.
+        return [self._runs[run_id] for state in sorted(states) for run_id in self._by_state[state]]
 
     def _guarded(
         self,
