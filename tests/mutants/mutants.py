@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-FAULTS: Final = "tests/crash/test_crash_port_faults.py"
-SEEDS: Final = "tests/simulation/test_simulation_seeds.py"
+LINK: Final = "tests/unit/server/test_engine_link.py"
+RECOVERY: Final = "tests/unit/server/test_engine_recovery.py"
+WAKES: Final = "tests/unit/server/test_engine_wakes.py"
 STREAMS: Final = "tests/contract/test_streams_contract.py"
 SERVER: Final = "src/everturn/server/services"
 
@@ -99,7 +100,7 @@ MUTANTS: Final = (
         "            await services.dispatch.ensure_run(session)\n",
         "            await services.dispatch.ensure_run(session)\n"
         "            appended = await services.streams.append(channel, [record])\n",
-        (FAULTS, "-k", "suspend_and_resume or continuation"),
+        (WAKES, "-k", "stored_when_its_reader"),
     ),
     Mutant(
         "a suspending run does not look at the tail",
@@ -107,7 +108,7 @@ MUTANTS: Final = (
         f"{SERVER}/link_calls.py",
         "    if not await services.waits.wake_if_over(run):\n",
         "    if True:\n",
-        (SEEDS, FAULTS, "-k", "bad_weather or close"),
+        (RECOVERY, "-k", "just_before_the_suspension"),
     ),
     Mutant(
         "a failed run check is not repeated",
@@ -115,7 +116,7 @@ MUTANTS: Final = (
         f"{SERVER}/dispatch.py",
         "            self._remember(session)\n",
         "            pass\n",
-        (FAULTS, "-k", "suspend_and_resume and refused or Found", SEEDS),
+        (RECOVERY, "-k", "run_check_that_fails"),
     ),
     Mutant(
         "the first message is not put into the log",
@@ -154,7 +155,7 @@ MUTANTS: Final = (
         f"{SERVER}/links.py",
         "            await self._services.recovery.worker_gone(worker_id)\n",
         "            pass\n",
-        (FAULTS, "-k", "first_message and worker_killed"),
+        (RECOVERY, "-k", "grace_of_the_link"),
     ),
     Mutant(
         "deaths in a row are not bounded",
@@ -170,7 +171,7 @@ MUTANTS: Final = (
         f"{SERVER}/waits.py",
         "            self._services.links.doubt(run)\n",
         "",
-        (FAULTS, "-k", "Found"),
+        (WAKES, "-k", "whose_answer_the_store_lost"),
     ),
     Mutant(
         "a repeated suspend counts as being awake",
@@ -178,7 +179,7 @@ MUTANTS: Final = (
         f"{SERVER}/link.py",
         "            result = memory.get(call.id)\n",
         "            self.untold.discard(call.run_id)\n            result = memory.get(call.id)\n",
-        (FAULTS, "-k", "Found"),
+        (WAKES, "-k", "sent_again"),
     ),
     Mutant(
         "an older claim's end releases the newer claim",
@@ -186,7 +187,7 @@ MUTANTS: Final = (
         f"{SERVER}/link.py",
         "if held is not None and held.fence > fence:",
         "if False:",
-        (SEEDS,),
+        (LINK, "-k", "of_an_older_claim"),
     ),
     Mutant(
         "runs a worker does not name stay its own",
@@ -194,7 +195,7 @@ MUTANTS: Final = (
         f"{SERVER}/link.py",
         "        await self._recover_unnamed()\n",
         "",
-        (SEEDS,),
+        (LINK, "-k", "comes_back or never_reached"),
     ),
     Mutant(
         "a lost wake-up is waited for without polling",
@@ -202,7 +203,7 @@ MUTANTS: Final = (
         f"{SERVER}/claims.py",
         "                await waiter.wait(limits.SWEEP_MS / 1000)\n",
         "                await waiter.wait(1e6)\n",
-        (SEEDS,),
+        (WAKES, "-k", "every_hint_is_lost"),
     ),
     # --- access -----------------------------------------------------------------------------
     Mutant(
@@ -228,7 +229,7 @@ MUTANTS: Final = (
         "src/everturn/worker/runtime.py",
         "        for frame in self._out.frames():\n            self._link.send(frame)\n",
         "",
-        (FAULTS, "-k", "first_message and link_cut"),
+        ("tests/unit/worker/test_worker_link.py", "-k", "unacknowledged_appends"),
     ),
     Mutant(
         "a worker without a lease keeps its connection",
@@ -236,7 +237,7 @@ MUTANTS: Final = (
         "src/everturn/worker/link.py",
         "            self._lease_over.set()\n",
         "",
-        (SEEDS,),
+        ("tests/unit/worker/test_worker_link.py", "-k", "stalled_past"),
     ),
     # --- chat -------------------------------------------------------------------------------
     Mutant(
@@ -253,7 +254,7 @@ MUTANTS: Final = (
         "src/everturn/chat/boot.py",
         "cursor=_newest(stored, committed, _row(run)),",
         "cursor=_newest(stored, _row(run)),",
-        ("tests/unit/chat/test_chat_recovery.py", "tests/unit/chat/test_chat_turns.py", SEEDS),
+        ("tests/unit/chat/test_chat_recovery.py",),
     ),
     Mutant(
         "an answer given again is not marked",
@@ -269,7 +270,7 @@ MUTANTS: Final = (
         "src/everturn/chat/intake.py",
         "        target = target_of(item)\n",
         "        target = None\n",
-        ("tests/unit/chat/test_chat_turns.py", "tests/unit/chat/test_chat_recovery.py"),
+        ("tests/unit/chat/test_chat_loop.py", "-k", "stop"),
     ),
     Mutant(
         "a trim does not wait for the snapshot",
@@ -285,7 +286,7 @@ MUTANTS: Final = (
         "src/everturn/chat/commit.py",
         "    if await run.transcript.save(run.lane.messages, last_out=last_out, cursor=cursor):\n",
         "    if True:\n",
-        ("tests/unit/chat/test_chat_recovery.py", FAULTS, "-k", "continuation or snapshot"),
+        ("tests/unit/chat/test_chat_recovery.py",),
     ),
     Mutant(
         "a lost answer stands for the answer",
@@ -293,7 +294,7 @@ MUTANTS: Final = (
         "src/everturn/chat/boot.py",
         "return past.wrote_ourselves and run.payload.get(ANSWERS_AGAIN) is True",
         "return False",
-        (SEEDS,),
+        ("tests/unit/chat/test_chat_recovery.py", "-k", "given_again"),
     ),
     # --- client -----------------------------------------------------------------------------
     Mutant(

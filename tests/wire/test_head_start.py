@@ -127,6 +127,7 @@ async def test_a_whole_answer_is_committed_without_a_second_model_request(
 
 async def test_a_failing_step_ends_the_run_without_a_turn(api: Api) -> None:
     """W-90; R-215."""
+
     async def failing(head: Any) -> AsyncIterator[str]:
         yield "half "
         raise ValueError("no model today")

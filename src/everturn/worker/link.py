@@ -19,9 +19,9 @@ When a lease may be trusted
     process's monotonic clock, therefore never counts too much. The link says that the lease is
     lost a margin before that time is over, and the worker then stops every run it holds: the
     server may give them away only later. The connection may be standing all the while (a process
-that was stopped for half a minute), and the server none the wiser: it is ended, and the Hello of
-the next one, which names no run, tells the server that they are free. A new Welcome starts a new
-lease, with no runs in it.
+    that was stopped for half a minute), and the server none the wiser: it is ended, and the Hello
+    of the next one, which names no run, tells the server that they are free. A new Welcome starts
+    a new lease, with no runs in it.
 
 What ends the link
     A refused key, or a server that speaks another protocol version, cannot be waited out, and

@@ -369,6 +369,7 @@ async def test_an_approval_is_asked_for_and_its_decision_carried_out(
 
 async def test_reasoning_is_streamed_as_reasoning() -> None:
     """R-157."""
+
     async def model(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         yield {0: DeltaThinkingPart(content="hm", signature="sig")}
         yield "answer"

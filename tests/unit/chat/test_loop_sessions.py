@@ -151,6 +151,7 @@ async def test_silence_ends_the_iteration() -> None:
 @pytest.mark.parametrize("ending", [chat.end_run, chat.request_upgrade])
 async def test_a_request_ends_the_iteration_after_its_turn(ending: Any) -> None:
     """R-206."""
+
     async def body(turn: Any) -> None:
         ending()
         await echo(turn)

@@ -179,6 +179,63 @@ async def test_a_second_connection_of_a_worker_ends_the_first() -> None:
                 await new.write(info, 0, chunk())
 
 
+# --- a worker that comes back without a run -------------------------------------------------
+
+
+async def test_a_worker_that_comes_back_without_its_run_gets_it_again_at_once() -> None:
+    """rulings §3: it stopped its runs when it could not trust its lease, and the Hello says so.
+
+    The worker is alive and its lease is fresh again, so no sweep would ever find the run.
+    """
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        first = await worker.claim()
+        await in_state(kit, first.run_id, RunState.RUNNING)
+        await worker.write(first, 0, chunk("half"))
+    async with kit.worker(held=()) as worker:
+        again = await worker.claim()
+
+    assert (again.run_id, again.attempt, again.recovered) == (first.run_id, 2, True)
+    assert again.fence > first.fence
+    assert (await kit.run(first.run_id)).interruptions == 1
+
+
+async def test_of_several_runs_only_the_unnamed_is_taken_from_a_worker_that_comes_back() -> None:
+    # L-6
+    kit = await Kit().open()
+    first, second = await kit.session("chat-1"), await kit.session("chat-2")
+    async with kit.worker() as worker:
+        kept = await worker.claim()
+        dropped = await worker.claim()
+        for session in (first, second):
+            await kit.say(session, "hi")
+        for info in (kept, dropped):
+            await in_state(kit, info.run_id, RunState.RUNNING)
+    async with kit.worker(held=[HeldRun(kept.run_id, kept.fence)]) as worker:
+        again = await worker.claim()
+        await worker.write(kept, 0, chunk("still mine"))
+
+    assert worker.welcome.lost == []
+    assert again.run_id == dropped.run_id
+    assert (await kit.run(kept.run_id)).attempt == 1
+
+
+async def test_a_claim_that_never_reached_its_worker_is_no_death() -> None:
+    """rulings §1.8: an unnamed run that was not started costs nothing."""
+    kit = await Kit().open()
+    session = await kit.session()
+    await kit.say(session, "hi")
+    async with kit.worker() as worker:
+        first = await worker.claim(start=False)
+    async with kit.worker(held=()) as worker:
+        again = await worker.claim()
+
+    assert again.run_id == first.run_id
+    assert (await kit.run(first.run_id)).interruptions == 0
+
+
 # --- the same run, given to the same worker again -------------------------------------------
 
 

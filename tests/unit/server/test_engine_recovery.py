@@ -183,60 +183,6 @@ async def test_it_is_the_grace_of_the_link_that_gives_them_away_and_no_later_swe
     assert await kit.state.worker("worker_1") is None
 
 
-async def test_a_worker_that_comes_back_without_its_run_gets_it_again_at_once() -> None:
-    """rulings §3: it stopped its runs when it could not trust its lease, and the Hello says so.
-
-    The worker is alive and its lease is fresh again, so no sweep would ever find the run.
-    """
-    kit = await Kit().open()
-    session = await kit.session()
-    await kit.say(session, "hi")
-    async with kit.worker() as worker:
-        first = await worker.claim()
-        await in_state(kit, first.run_id, RunState.RUNNING)
-        await worker.write(first, 0, chunk("half"))
-    async with kit.worker(held=()) as worker:
-        again = await worker.claim()
-
-    assert (again.run_id, again.attempt, again.recovered) == (first.run_id, 2, True)
-    assert again.fence > first.fence
-    assert (await kit.run(first.run_id)).interruptions == 1
-
-
-async def test_of_several_runs_only_the_unnamed_is_taken_from_a_worker_that_comes_back() -> None:
-    # L-6
-    kit = await Kit().open()
-    first, second = await kit.session("chat-1"), await kit.session("chat-2")
-    async with kit.worker() as worker:
-        kept = await worker.claim()
-        dropped = await worker.claim()
-        for session in (first, second):
-            await kit.say(session, "hi")
-        for info in (kept, dropped):
-            await in_state(kit, info.run_id, RunState.RUNNING)
-    async with kit.worker(held=[HeldRun(kept.run_id, kept.fence)]) as worker:
-        again = await worker.claim()
-        await worker.write(kept, 0, chunk("still mine"))
-
-    assert worker.welcome.lost == []
-    assert again.run_id == dropped.run_id
-    assert (await kit.run(kept.run_id)).attempt == 1
-
-
-async def test_a_claim_that_never_reached_its_worker_is_no_death() -> None:
-    """rulings §1.8: an unnamed run that was not started costs nothing."""
-    kit = await Kit().open()
-    session = await kit.session()
-    await kit.say(session, "hi")
-    async with kit.worker() as worker:
-        first = await worker.claim(start=False)
-    async with kit.worker(held=()) as worker:
-        again = await worker.claim()
-
-    assert again.run_id == first.run_id
-    assert (await kit.run(first.run_id)).interruptions == 0
-
-
 async def test_a_lease_that_runs_out_takes_the_runs_away() -> None:
     """rulings §2.6: 30 s without a heartbeat, connected or not."""
     kit = await Kit().open()
