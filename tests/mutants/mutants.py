@@ -182,6 +182,14 @@ MUTANTS: Final = (
         (WAKES, "-k", "sent_again"),
     ),
     Mutant(
+        "a run that went on by itself is told again",
+        "P-3",
+        f"{SERVER}/link.py",
+        "                self.untold.discard(call.run_id)\n",
+        "",
+        (WAKES, "-k", "went_on_by_itself"),
+    ),
+    Mutant(
         "an older claim's end releases the newer claim",
         "P-3",
         f"{SERVER}/link.py",
@@ -295,6 +303,22 @@ MUTANTS: Final = (
         "return past.wrote_ourselves and run.payload.get(ANSWERS_AGAIN) is True",
         "return False",
         ("tests/unit/chat/test_chat_recovery.py", "-k", "given_again"),
+    ),
+    Mutant(
+        "a guest's answer is given again for a lost run",
+        "P-3",
+        "src/everturn/chat/boot.py",
+        "return past.wrote_ourselves and run.payload.get(ANSWERS_AGAIN) is True",
+        "return run.payload.get(ANSWERS_AGAIN) is True",
+        ("tests/unit/chat/test_chat_recovery.py", "-k", "only_a_guest_wrote"),
+    ),
+    Mutant(
+        "a continuation is not told to answer again",
+        "P-3",
+        "src/everturn/rules/boot_records.py",
+        "    payload[ANSWERS_AGAIN] = True\n",
+        "",
+        (RECOVERY, "-k", "version_nobody_serves"),
     ),
     # --- client -----------------------------------------------------------------------------
     Mutant(
