@@ -34,7 +34,7 @@ class Dev:
             {"NO_COLOR": "1"},
             cwd=self.folder,
         )
-        self.until("is up on")
+        self.until("everturn chat ")  # the last line it greets with
 
     def until(self, text: str) -> None:
         assert self.process is not None
