@@ -132,6 +132,9 @@ def test_stop_after_a_reload_ends_the_answer_and_the_next_one_is_whole(
     visitor.press("Stop")
     visitor.until_status("ready")
     stopped = visitor.answer()
+    # 4.8.3 hands the last chunks of a stopped answer to a message that is sent before they came,
+    # which no person is quick enough for (docs/compatibility.md).
+    site.until_settled()
 
     assert visitor.ask("count to 3") == counted(3)
     visitor.reload()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from browser.relay import Relay
 
@@ -94,6 +95,25 @@ class Site:
         trace: TracebackType | None,
     ) -> None:
         self._opened.close()
+
+    def until_settled(self) -> None:
+        """Return when the newest chat's last turn is complete in the log."""
+        headers = {"Authorization": f"Bearer {self.system.key}"}
+
+        def read(path: str) -> dict[str, Any]:
+            request = urllib.request.Request(self.system.url + path, headers=headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                found: dict[str, Any] = json.load(answer)
+            return found
+
+        session = read("/api/v1/sessions?page%5Bsize%5D=1")["data"][0]["id"]
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            records = read(f"/realtime/v1/sessions/{session}/out/records")["records"]
+            if records and ["trigger-control", "turn-complete"] in records[-1].get("headers", []):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"the last turn never ended\n{self.logs()}")
 
     def logs(self) -> str:
         return self.system.logs()
