@@ -8,16 +8,19 @@ reads the session's records back and checks that nothing was lost or doubled. Ex
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import anyio
 from rich.console import Console
 
 from everturn import AgentChat, runs, sessions
-from everturn.client.api import Api
 from everturn.client.config import configure
+from everturn.protocol.records import Record, data_body
+from everturn.testing.checker import check_history
 from everturn.testing.processes import System
 
 HERE = Path(__file__).parent
@@ -62,8 +65,23 @@ async def kill_and_replace(system: System) -> None:
     console.print(f"[dim]           started worker {system.workers[-1].pid}[/]")
 
 
-async def records(key: str, io: str) -> list[dict]:
-    return await Api().read_records(key, io)
+def stored(system: System, key: str, io: str) -> list[Record]:
+    """Every record ever stored on a channel, trimmed ones included."""
+    request = urllib.request.Request(
+        f"{system.url}/realtime/v1/sessions/{key}/{io}/records?includeTrimmed=true",
+        headers={"Authorization": f"Bearer {system.key}"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        found = json.load(answer)["records"]
+    return [
+        Record(
+            record["seqNum"],
+            0,
+            tuple((name, value) for name, value in record.get("headers", [])),
+            data_body(json.dumps(record["data"]).encode(), record["id"]) if record["id"] else b"",
+        )
+        for record in found
+    ]
 
 
 async def main() -> int:
@@ -83,14 +101,19 @@ async def main() -> int:
                     console.print(
                         f"  {run.id}  {detail.status:<10} attempts: {detail.attempt_count}{current}"
                     )
-                return await check(chat.id)
+                return await anyio.to_thread.run_sync(check, system, chat.id)
 
 
-async def check(chat_id: str) -> int:
-    """Every question once in `in`, every one answered by exactly one turn-complete on `out`."""
-    asked = len(await records(chat_id, "in"))
-    console.print(f"\n[bold]checked[/]    {asked} messages stored, {len(QUESTIONS)} sent")
-    return 0 if asked == len(QUESTIONS) else 1
+def check(system: System, chat_id: str) -> int:
+    """Judge the whole log: every question once in `in`, each answered by one turn on `out`."""
+    asked = stored(system, chat_id, "in")
+    turns = check_history(asked, stored(system, chat_id, "out"))  # raises for a broken promise
+    restarts = sum(turn.restarts for turn in turns)
+    console.print(
+        f"\n[bold]checked[/]    {len(QUESTIONS)} sent, {len(asked)} stored, {len(turns)} answered, "
+        f"each once; {restarts} answer begun anew"
+    )
+    return 0 if len(asked) == len(turns) == len(QUESTIONS) and restarts == 1 else 1
 
 
 if __name__ == "__main__":
