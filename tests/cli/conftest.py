@@ -22,12 +22,14 @@ def folder(tmp_path: Path) -> Path:
 def everturn(folder: Path) -> Run:
     """Runs one command to its end and returns what it printed."""
 
-    def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, stdin: str | None = None, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVERTURN_")}
         return subprocess.run(
             [sys.executable, "-m", "everturn", *arguments],
             cwd=folder,
-            env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
+            env={**environment, "COLUMNS": "200", "NO_COLOR": "1", **settings},
             input=stdin,
             capture_output=True,
             text=True,

@@ -140,3 +140,35 @@ def test_migrate_creates_the_schema_once_and_then_says_up_to_date(everturn: Run)
     assert everturn("migrate").stdout.strip() == "created"
     assert everturn("migrate").stdout.strip() == "up to date"
     assert everturn("migrate", "--check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("chat", "support"), ("chat", "support", "-m", "hi"), ("sessions", "list"), ("runs", "list")],
+    ids=" ".join,
+)
+def test_a_client_without_a_key_says_where_one_comes_from(
+    everturn: Run, command: tuple[str, ...]
+) -> None:
+    said = everturn(*command, stdin="hello\n")
+
+    assert said.returncode == 1
+    assert "no secret key" in one_line(said.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("chat", "support"), ("sessions", "list"), ("runs", "show", "run_1")],
+    ids=" ".join,
+)
+def test_a_server_that_is_not_there_is_named(everturn: Run, command: tuple[str, ...]) -> None:
+    with socket.socket() as taken:  # bound and not listening: every connection is refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+        said = everturn(
+            *command, stdin="hi\n", EVERTURN_API_URL=url, EVERTURN_SECRET_KEY="tr_dev_x"
+        )
+
+    assert said.returncode == 1
+    assert f"cannot reach the server at {url}" in one_line(said.stderr)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/new/state.db"
+        return f"sqlite:///{tmp_path}/new/state.db"
     return str(request.getfixturevalue("empty_postgres_url"))
 
 

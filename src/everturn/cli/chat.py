@@ -2,7 +2,8 @@
 
 Ctrl-C once stops the answer that is being written; twice leaves. What is typed while an answer
 streams is sent as the next message. With standard input that is no terminal, each line is one
-message and the command ends with the input, so scripts can use it.
+message and the command ends with the input, so scripts can use it: the exit status is 1 when an
+answer failed, and a message that could not be sent ends it at once.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import anyio.from_thread
 import anyio.lowlevel
 from cyclopts import Parameter
 
-from everturn.cli.output import console, print_json, stderr
+from everturn.cli.output import complain, console, print_json, stderr
 from everturn.client.agent_chat import AgentChat
 from everturn.client.chat_stream import ChatStream
+from everturn.errors import EverturnError
 
 #: Two Ctrl-C within this many seconds leave.
 TWICE_S = 2.0
@@ -74,7 +76,12 @@ class _Conversation:
             return 0 if stream.error is None and stream.complete else 1
 
     async def run(self) -> int:
-        """Messages from standard input until it ends, `/quit`, or two Ctrl-C."""
+        """Messages from standard input until it ends, `/quit`, or two Ctrl-C.
+
+        A person reads what went wrong and tries again; a script stops at a message that could not
+        be sent, because its next one would belong to another conversation.
+        """
+        status = 0
         async with AgentChat(self._agent, id=self._chat_id) as chat:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_interrupts, chat, tasks.cancel_scope)
@@ -84,14 +91,23 @@ class _Conversation:
                     text = line.strip()
                     if text in ("/quit", "/exit"):
                         break
-                    if text:
+                    if not text:
+                        continue
+                    try:
                         self._stream = await chat.send_message(text)
-                        await self._show(self._stream)
+                        status |= await self._show(self._stream)
+                    except EverturnError as error:
+                        status = 1
+                        complain(str(error))
+                        if not sys.stdin.isatty():
+                            break
+                    finally:
                         self._stream = None
                 tasks.cancel_scope.cancel()
             if sys.stdin.isatty():
                 stderr().print(f"[dim]go on with:[/] everturn chat {self._agent} --id {chat.id}")
-        return 0
+                return 0
+        return status
 
     async def _watch_interrupts(self, chat: AgentChat, scope: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
@@ -114,7 +130,7 @@ class _Conversation:
             _print_chunk(chunk)
         out.print()
         if stream.error is not None:
-            stderr().print(f"[red]{stream.error}[/]", markup=True)
+            stderr().print(stream.error, style="red", markup=False)
             return 1
         if not stream.complete:
             stderr().print("[yellow]the answer went silent before its end[/]")

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+#: How often a command asks a server before it gives up: a person waits for it.
+TRIES: Final = 2
 
 
 @cache

@@ -9,7 +9,7 @@ import anyio
 import cyclopts
 from cyclopts import Parameter
 
-from everturn.cli.output import ago, console, fail, print_json, print_table
+from everturn.cli.output import TRIES, ago, console, fail, print_json, print_table
 from everturn.client.api import Api
 from everturn.errors import RunNotFound
 
@@ -45,7 +45,7 @@ def list_(
     for name, value in (("status", status), ("taskIdentifier", task), ("tag", tag)):
         if value is not None:
             query[f"filter[{name}]"] = value
-    page = anyio.run(Api().list_runs, query)
+    page = anyio.run(Api(tries=TRIES).list_runs, query)
     if as_json:
         print_json(page["data"])
         return
@@ -93,8 +93,8 @@ def cancel(run: str, *, as_json: Json = False) -> None:
 
     async def go() -> dict[str, Any]:
         await _found(run)
-        await Api().cancel_run(run)
-        return await Api().retrieve_run(run)
+        await Api(tries=TRIES).cancel_run(run)
+        return await Api(tries=TRIES).retrieve_run(run)
 
     item = anyio.run(go)
     if as_json:
@@ -105,7 +105,7 @@ def cancel(run: str, *, as_json: Json = False) -> None:
 
 async def _found(run: str) -> dict[str, Any]:
     try:
-        return await Api(tries=1).retrieve_run(run)
+        return await Api(tries=TRIES).retrieve_run(run)
     except RunNotFound:
         fail(f"there is no run {run}", "`everturn runs list` shows those there are.")
 

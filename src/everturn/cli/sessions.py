@@ -10,7 +10,7 @@ import anyio
 import cyclopts
 from cyclopts import Parameter
 
-from everturn.cli.output import ago, console, fail, print_json, print_table
+from everturn.cli.output import TRIES, ago, console, fail, print_json, print_table
 from everturn.client.api import Api
 from everturn.client.follow import Follower
 from everturn.errors import SessionNotFound
@@ -46,7 +46,7 @@ def list_(
     for name, value in (("status", status), ("taskIdentifier", task), ("tags", tag)):
         if value is not None:
             query[f"filter[{name}]"] = value
-    page = anyio.run(Api().list_sessions, query)
+    page = anyio.run(Api(tries=TRIES).list_sessions, query)
     if as_json:
         print_json(page["data"])
         return
@@ -125,7 +125,7 @@ def close(session: str, *, reason: str | None = None, as_json: Json = False) -> 
 
     async def run() -> dict[str, Any]:
         await _found(session)
-        return await Api().close_session(session, {"reason": reason} if reason else {})
+        return await Api(tries=TRIES).close_session(session, {"reason": reason} if reason else {})
 
     item = anyio.run(run)
     if as_json:
@@ -136,7 +136,7 @@ def close(session: str, *, reason: str | None = None, as_json: Json = False) -> 
 
 async def _found(session: str) -> dict[str, Any]:
     try:
-        return await Api().retrieve_session(session)
+        return await Api(tries=TRIES).retrieve_session(session)
     except SessionNotFound:
         fail(f"there is no session {session}", "`everturn sessions list` shows those there are.")
 

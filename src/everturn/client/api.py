@@ -178,7 +178,7 @@ class Api:
                     return response
                 content = await _read(response)
         except (httpx2.TransportError, TimeoutError) as error:
-            raise ApiError(f"no answer from {request.url.netloc.decode()}: {error!r}") from error
+            raise _unanswered(request, error) from error
         raise _refusal(response, content, subject)
 
     # --- tokens (§3.4), tasks and runs (§9) ----------------------------------------------------
@@ -339,8 +339,7 @@ class Api:
                 answer = await _read(response)
             except httpx2.TransportError as error:
                 if last:
-                    where = request.url.netloc.decode()
-                    raise ApiError(f"no answer from {where}: {error!r}") from error
+                    raise _unanswered(request, error) from error
                 await self._pause(attempt, None)
                 continue
             if response.is_success:
@@ -416,6 +415,14 @@ async def _read(response: httpx2.Response) -> bytes:
         return await response.aread()
     finally:
         await response.aclose()
+
+
+def _unanswered(request: httpx2.Request, error: Exception) -> ApiError:
+    where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return ApiError(f"cannot reach the server at {where}: {why}")
+    return ApiError(f"no answer from {where}: {why}")
 
 
 def _refusal(response: httpx2.Response, content: bytes, subject: problems.Subject) -> EverturnError:

@@ -11,6 +11,7 @@ import msgspec
 
 from everturn.client import run_shapes, wire
 from everturn.client.api import Api
+from everturn.client.paging import Listing
 from everturn.errors import InvalidRequest, ProtocolError, WaitTimeoutError
 from everturn.protocol import paths
 from everturn.rules import durations, limits
@@ -280,50 +281,6 @@ async def poll(
         await api.clock.sleep(interval_s)
 
 
-class RunPage(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of a list, newest first; `next` and `previous` are cursors or None."""
-
-    items: tuple[Run, ...]
-    next: str | None = None
-    previous: str | None = None
-
-
-class RunList:
-    """Runs, newest first: iterate them all, or page by page with `pages()` or `page()`."""
-
-    def __init__(self, api: Api, query: Mapping[str, str]) -> None:
-        self._api = api
-        self._query = dict(query)
-
-    async def page(self) -> RunPage:
-        """The first page."""
-        return await self._page(self._query)
-
-    async def pages(self) -> AsyncIterator[RunPage]:
-        """Page after page; the next one is asked for when the one before is used up."""
-        query = self._query
-        while True:
-            page = await self._page(query)
-            yield page
-            if page.next is None:
-                return
-            query = {**self._query, "page[after]": page.next}
-
-    async def __aiter__(self) -> AsyncIterator[Run]:
-        async for page in self.pages():
-            for item in page.items:
-                yield item
-
-    async def _page(self, query: Mapping[str, str]) -> RunPage:
-        body = await self._api.list_runs(query)
-        pagination = body.get("pagination") or {}
-        return RunPage(
-            items=tuple(_parse(item) for item in body.get("data", ())),
-            next=pagination.get("next"),
-            previous=pagination.get("previous"),
-        )
-
-
 def list(
     *,
     status: str | Sequence[str] | None = None,
@@ -339,7 +296,7 @@ def list(
     after: str | None = None,
     before: str | None = None,
     api: Api | None = None,
-) -> RunList:
+) -> Listing[Run]:
     """Runs that match all filters; a filter with several values matches any of them.
 
     Args:
@@ -361,7 +318,7 @@ def list(
         "filter[createdAt][from]": None if from_ is None else wire.epoch_ms(from_),
         "filter[createdAt][to]": None if to is None else wire.epoch_ms(to),
     }
-    return RunList(api or Api(), wire.query(**query))
+    return Listing((api or Api()).list_runs, _parse, wire.query(**query))
 
 
 def _id(run: str | TriggeredRun | Run) -> str:

@@ -6,7 +6,7 @@ Calls go to the configured server with its secret key (`config.py`).
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ import msgspec
 from everturn.client import binding, wire
 from everturn.client.api import Api
 from everturn.client.channels import InputChannel, OutputChannel
+from everturn.client.paging import Listing
 from everturn.errors import InvalidRequest, ProtocolError
 
 _InfoT = TypeVar("_InfoT", bound="SessionInfo")
@@ -146,50 +147,6 @@ async def close(id: str, *, reason: str | None = None, api: Api | None = None) -
     return _parse(await (api or Api()).close_session(id, body), SessionInfo)
 
 
-class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of a list, newest first; `next` and `previous` are cursors or None."""
-
-    items: tuple[SessionInfo, ...]
-    next: str | None = None
-    previous: str | None = None
-
-
-class SessionList:
-    """Sessions, newest first: iterate them all, or page by page with `pages()` or `page()`."""
-
-    def __init__(self, api: Api, query: Mapping[str, str]) -> None:
-        self._api = api
-        self._query = dict(query)
-
-    async def page(self) -> SessionPage:
-        """The first page."""
-        return await self._page(self._query)
-
-    async def pages(self) -> AsyncIterator[SessionPage]:
-        """Page after page; the next one is asked for when the one before is used up."""
-        query = self._query
-        while True:
-            page = await self._page(query)
-            yield page
-            if page.next is None:
-                return
-            query = {**self._query, "page[after]": page.next}
-
-    async def __aiter__(self) -> AsyncIterator[SessionInfo]:
-        async for page in self.pages():
-            for item in page.items:
-                yield item
-
-    async def _page(self, query: Mapping[str, str]) -> SessionPage:
-        body = await self._api.list_sessions(query)
-        pagination = body.get("pagination") or {}
-        return SessionPage(
-            items=tuple(_parse(item, SessionInfo) for item in body.get("data", ())),
-            next=pagination.get("next"),
-            previous=pagination.get("previous"),
-        )
-
-
 def list(
     *,
     type: str | Sequence[str] | None = None,
@@ -204,7 +161,7 @@ def list(
     after: str | None = None,
     before: str | None = None,
     api: Api | None = None,
-) -> SessionList:
+) -> Listing[SessionInfo]:
     """Sessions that match all filters; a filter with several values matches any of them.
 
     Args:
@@ -227,7 +184,7 @@ def list(
         "filter[createdAt][from]": None if from_ is None else wire.epoch_ms(from_),
         "filter[createdAt][to]": None if to is None else wire.epoch_ms(to),
     }
-    return SessionList(api or Api(), wire.query(**query))
+    return Listing((api or Api()).list_sessions, _info, wire.query(**query))
 
 
 def open(id: str, *, api: Api | None = None) -> SessionHandle:
@@ -248,3 +205,7 @@ def _parse(body: Mapping[str, Any], kind: builtins.type[_InfoT]) -> _InfoT:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the server's session does not read: {error}") from error
+
+
+def _info(body: Mapping[str, Any]) -> SessionInfo:
+    return _parse(body, SessionInfo)

@@ -10,7 +10,7 @@ Everything but the waiting works from anywhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ import msgspec
 
 from everturn.client import wire
 from everturn.client.api import Api
+from everturn.client.paging import Listing
 from everturn.errors import InvalidRequest, ProtocolError, WaitTimeoutError
 from everturn.rules import durations
 
@@ -112,7 +113,7 @@ async def retrieve_token(
     return _parse(await (api or Api()).retrieve_wait_token(_id(token)))
 
 
-async def list_tokens(
+def list_tokens(
     *,
     status: TokenStatus | Sequence[TokenStatus] | None = None,
     tags: str | Sequence[str] | None = None,
@@ -122,9 +123,8 @@ async def list_tokens(
     to: datetime | int | None = None,
     limit: int | None = None,
     api: Api | None = None,
-) -> AsyncIterator[TokenState]:
+) -> Listing[TokenState]:
     """Tokens that match all filters, newest first, without outputs; `limit` is the page size."""
-    api = api or Api()
     query = wire.query(
         **{
             "page[size]": limit,
@@ -136,14 +136,7 @@ async def list_tokens(
             "filter[createdAt][to]": None if to is None else wire.epoch_ms(to),
         }
     )
-    while True:
-        body = await api.list_wait_tokens(query)
-        for item in body.get("data", ()):
-            yield _parse(item)
-        following = (body.get("pagination") or {}).get("next")
-        if following is None:
-            return
-        query = {**query, "page[after]": following}
+    return Listing((api or Api()).list_wait_tokens, _parse, query)
 
 
 def decode_output(text: str, kind: str) -> Any:
