@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup run demo test check bench conformance mutants faults format clean
+.PHONY: setup run demo test check bench conformance mutants faults audit format clean
 
 setup: $(READY)
 
@@ -49,6 +49,15 @@ mutants: $(READY)  ## break each guarantee in a copy of the tree; its tests must
 
 faults: $(READY)  ## single faults at every call, simulated systems, real processes: docs/faults.md
 	@$(BIN)/python tests/simulation/report.py
+
+soak: $(READY)  ## 200 live conversations, random kills for 20 minutes; MINUTES=5 for less
+	@$(BIN)/python tests/soak/soak.py $(if $(MINUTES),--minutes $(MINUTES))
+
+audit: $(READY)  ## known vulnerabilities of what is installed; needs the network
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet pip-audit
+	@$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit/installed.txt
+	@$(VENV)/audit/bin/pip-audit --requirement $(VENV)/audit/installed.txt --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

@@ -25,3 +25,8 @@ async def paced(turn: chat.Turn):
         due += 1 / float(rate)
         await asyncio.sleep(max(0.0, due - loop.time()))
         yield f"{loop.time():.6f} "
+
+
+@chat.agent("echo", max_turns=100_000)
+async def echo(turn: chat.Turn):
+    return "You said: " + chat.text_of(turn.ui_messages[-1])

@@ -18,6 +18,7 @@ ROWS = {
     "B-4": ("b4_first_chunk.py", "client sends, first chunk back, warm run"),
     "B-5": ("b5_delivery.py", "delivery delay of many sessions"),
     "B-7": ("b7_parked.py", "suspended sessions held by one worker"),
+    "B-9": ("b9_history.py", "a turn of a long conversation against one of a short one"),
     "B-11": ("b11_start.py", "start-up times"),
 }
 

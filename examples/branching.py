@@ -2,10 +2,9 @@
 
     everturn dev examples/branching.py
 
-The tree is the application's. `hydrate_messages` gives the runtime the path that is shown, before
-every turn and action, so the runtime keeps no history of its own. An edit names the new message
-itself: an action that a crash interrupted runs again, and must not make a second sibling. The
-answer to an edited message is asked for with a regenerate, which makes a sibling too.
+The tree is the application's; `hydrate_messages` gives the runtime the path that is shown. An edit
+names the new message itself: an action that a crash interrupted runs again, and must not make a
+second sibling. Its answer is asked for with a regenerate, which makes a sibling too.
 """
 
 from typing import Literal
@@ -15,18 +14,14 @@ from pydantic import BaseModel
 from everturn import chat
 
 
-class Edit(BaseModel):
-    """Say something else instead of `message_id`."""
-
+class Edit(BaseModel):  # say something else instead of `message_id`
     type: Literal["edit"]
     message_id: str
     new_id: str
     text: str
 
 
-class Switch(BaseModel):
-    """Show the branch that `message_id` is on."""
-
+class Switch(BaseModel):  # show the branch that `message_id` is on
     type: Literal["switch"]
     message_id: str
 
@@ -35,9 +30,7 @@ class Tree:
     """The messages of one chat, each below the one before it. Stands for a table of yours."""
 
     def __init__(self):
-        self.messages = {}
-        self.parents = {}
-        self.leaf = None
+        self.messages, self.parents, self.leaf = {}, {}, None
 
     def put(self, message, parent):
         self.messages[message["id"]] = message
@@ -52,8 +45,7 @@ class Tree:
         return found[::-1]
 
     def switch(self, message_id):
-        """To the newest message below this one."""
-        self.leaf = message_id
+        self.leaf = message_id  # and from there to the newest message below it
         while below := [child for child, parent in self.parents.items() if parent == self.leaf]:
             self.leaf = below[-1]
 
@@ -81,12 +73,12 @@ def active_path(event: chat.HydrateMessagesEvent):
 @branching.on_action
 def edit_the_tree(event: chat.ActionEvent):
     tree = TREES[event.chat_id]
-    if isinstance(event.action, Edit):
+    if isinstance(event.action, Switch):
+        tree.switch(event.action.message_id)
+    else:
         parts = [{"type": "text", "text": event.action.text}]
         sibling = {"id": event.action.new_id, "role": "user", "parts": parts}
         tree.put(sibling, tree.parents[event.action.message_id])
-    else:
-        tree.switch(event.action.message_id)
     chat.history.set(tree.path())
 
 

@@ -36,6 +36,10 @@ async def open_chat(request: Request) -> JSONResponse:
         session = {"publicAccessToken": await token_for(chat_id)}
         if stored.last_event_id is not None:
             session["lastEventId"] = stored.last_event_id
+        if stored.is_answering:
+            # Clients from 4.8 on know by it that Stop leaves an answer behind, whose last words
+            # they must not take for the next one's. When nothing is said they look for themselves.
+            session["isStreaming"] = True
         chat |= {"messages": stored.messages, "session": session}
     return JSONResponse(chat)
 

@@ -24,4 +24,6 @@ async def pause(chat_id: str) -> None:
 
 
 hooked_agent = hooked("hooked", note, pause=pause)
+larger_agent = hooked("hooked-larger", note, oom_machine="large-1x")
+hydrating_agent = hooked("hydrating", note, hydrates=True)
 short_agent = hooked("hooked-short", note, pause=pause, idle_timeout=0)

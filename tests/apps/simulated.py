@@ -3,7 +3,13 @@
 import anyio
 from pydantic import BaseModel
 from pydantic_ai import Agent
-from pydantic_ai.messages import ToolReturnPart, UserPromptPart
+from pydantic_ai.messages import (
+    ModelResponse,
+    RetryPromptPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 
 from everturn import AgentChat, chat
@@ -23,11 +29,11 @@ async def echo(turn: chat.Turn):
 
 @chat.agent("slow")
 async def slow(turn: chat.Turn):
-    """Sixty words over three seconds; one for "short"."""
+    """Sixty words over three seconds; one for "short", and 200 seconds of them for "long"."""
     if newest(turn) == "short":
         yield "short"
         return
-    for word in range(60):
+    for word in range(4000 if newest(turn) == "long" else 60):
         yield f"w{word} "
         await anyio.sleep(0.05)
 
@@ -121,3 +127,33 @@ async def paying(turn: chat.Turn):
 @chat.agent("looking", tools=[look], on_busy="steer")
 async def looking(turn: chat.Turn):
     return turn.stream(_looks, **chat.run_options(tools=turn.tools))
+
+
+async def _audit(messages, info):
+    """A model that looks for something, and refuses a history as real ones do.
+
+    Providers answer 400 to a tool call without its result; every later message of the
+    conversation then fails, which is what a poisoned history is.
+    """
+    parts = [part for message in messages for part in message.parts]
+    called = {part.tool_call_id for part in parts if isinstance(part, ToolCallPart)}
+    returned = {
+        part.tool_call_id for part in parts if isinstance(part, ToolReturnPart | RetryPromptPart)
+    }
+    if called != returned:
+        raise ValueError(f"calls {sorted(called)} and results {sorted(returned)}")
+    prompts = [part for part in parts if isinstance(part, UserPromptPart)]
+    if prompts[-1].content == "look" and not isinstance(parts[-1], ToolReturnPart):
+        yield "let me see"
+        yield {1: DeltaToolCall("look", "{}", tool_call_id=f"look-{len(messages)}")}
+        return
+    answers = sum(isinstance(message, ModelResponse) for message in messages)
+    yield f"{len(prompts)} prompts and {'some' if answers else 'no'} answers"
+
+
+_audits = Agent(FunctionModel(stream_function=_audit))
+
+
+@chat.agent("strict", tools=[look])
+async def strict(turn: chat.Turn):
+    return turn.stream(_audits, **chat.run_options(tools=turn.tools))

@@ -70,6 +70,18 @@ async def family(payload):
     return {"batch": results.id, "doubled": [run.output["doubled"] for run in results.runs]}
 
 
+@task("listener")
+async def listener(payload):
+    """Says what it is sent, and ends with the word `bye`."""
+    heard = []
+    async for word in streams.inputs("words", timeout_s=30):
+        heard.append(word)
+        await streams.append(f"heard {word}", "echo")
+        if word == "bye":
+            break
+    return {"heard": heard}
+
+
 @task("narrator")
 async def narrator(payload):
     """Writes a few values to streams of its own and of its parent."""

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import resource
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -158,6 +159,59 @@ def flip(database: Path, table: str, key: str) -> None:
     connection.close()
 
 
+def test_a_segment_that_was_cut_short_is_found_and_named(data: Path) -> None:
+    from everturn.protocol.records import Record
+    from everturn.storage.sqlite.frames import checksum, encode_segment
+
+    body = encode_segment([Record(n, 1, (), b"{}", 0, -1) for n in range(3)])
+    with sqlite3.connect(data / "streams.db") as connection:
+        # Its checksum fits, so it was written like that; the count beside it tells.
+        short = encode_segment([Record(0, 1, (), b"{}", 0, -1)])
+        connection.execute("INSERT INTO segments VALUES (77, 0, 3, ?, ?)", (checksum(short), short))
+        connection.execute(
+            "INSERT INTO segments VALUES (78, 0, 3, ?, ?)", (checksum(body), body[:-4])
+        )
+    connection.close()
+    found = check(data, "streams")
+    needs_attention(found, "segment 0 of channel 77", "holds 1 records, expected 3")
+    needs_attention(found, "segment 0 of channel 78", "checksum")
+
+
+@pytest.mark.parametrize("name", ["streams", "state"])
+def test_a_file_that_lost_its_end_is_found(data: Path, name: str) -> None:
+    whole = settled(data / f"{name}.db")
+    os.truncate(whole, whole.stat().st_size // 2)
+    needs_attention(check(data, name), f"{name}.db" if name == "streams" else "malformed")
+
+
+@pytest.mark.parametrize("name", ["streams", "state"])
+def test_any_page_that_was_overwritten_is_found_or_belongs_to_nobody(data: Path, name: str) -> None:
+    """Zeros, and noise, over one page after the other: never a traceback, never unnoticed."""
+    path = settled(data / f"{name}.db")
+    good = path.read_bytes()
+    noticed = {}
+    for page in range(1, len(good) // 4096):
+        for filling in (bytes(4096), os.urandom(4096)):
+            path.write_bytes(good[: page * 4096] + filling + good[(page + 1) * 4096 :])
+            found = [one for one in examine(data) if one.status == "attention"]
+            noticed[page] = noticed.get(page, False) or bool(found)
+            assert all(one.todo for one in found)
+    path.write_bytes(good)
+    with sqlite3.connect(path) as connection:
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    connection.close()
+    assert sum(not seen for seen in noticed.values()) <= free, noticed
+
+
+def settled(path: Path) -> Path:
+    """A database whose write-ahead log is in the file itself."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    return path
+
+
 def test_a_log_row_that_is_missing_is_found_by_the_numbers_around_it(data: Path) -> None:
     change(data / "streams.db", "DELETE FROM log WHERE id = (SELECT min(id) + 3 FROM log)")
     needs_attention(check(data, "streams"), "expected")
@@ -251,6 +305,52 @@ def test_a_directory_that_takes_no_more_bytes_is_found(data: Path) -> None:
     assert "File too large" in found["writing"]["found"]
 
 
+def test_a_port_that_is_taken_is_named_and_a_free_one_is_not(data: Path, everturn: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        number = taken.getsockname()[1]
+        run = everturn("doctor", "--port", str(number))
+        assert run.returncode == 1
+        assert f"port {number} on 127.0.0.1 cannot be listened on" in run.stdout
+        assert "--port" in run.stdout
+    assert everturn("doctor", "--port", str(free_port())).returncode == 0
+
+
+def test_a_lock_that_a_killed_server_left_behind_holds_nobody_up(tmp_path: Path) -> None:
+    """The file stays, the lock does not: the system took it back with the process."""
+    with System(tmp_path / "data", APP) as system:
+        (tmp_path / "data").chmod(0o700)
+        system.kill_server()
+        assert (tmp_path / "data" / "streams.db.lock").exists()
+        assert doctor_json(system)["server"]["found"] == "no server is running"
+        assert system.start_server().running
+
+
+def test_whoever_holds_the_lock_without_being_a_server_is_named(data: Path) -> None:
+    """A process that hangs keeps the next server out; it is told which one to end."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(data / "streams.db.lock")], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert check(data, "server").found.endswith(f"(process {holder.pid})")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert check(data, "server").found == "no server is running"
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
 def test_little_free_space_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DISK_BYTES_MIN", 2**60)
     needs_attention(check(data, "disk"), "free of")
@@ -268,7 +368,9 @@ def test_a_running_server_is_seen_and_goes_on_undisturbed(tmp_path: Path) -> Non
     with System(tmp_path / "data", APP) as system:
         (tmp_path / "data").chmod(0o700)
         found = doctor_json(system, "--url", system.url)
-        assert found["server"]["found"] == "a server has the stores open"
+        assert system.server is not None
+        by = f"(process {system.server.pid})"
+        assert found["server"]["found"] == f"a server has the stores open {by}"
         assert found["url"]["status"] == found["ready"]["status"] == found["key"]["status"] == "ok"
         assert found["workers"]["found"].startswith("1 connected")
         assert [n for n, one in found.items() if one["status"] == "attention"] == []

@@ -155,7 +155,7 @@ class RandomCalls:
                 await state.stranded_runs(queued_before_ms=now, now_ms=now),
                 await state.due_runs(now_ms=now, limit=10**6),
                 await state.waiting_on_run(run),
-                await state.unstarted_runs(claimed_before_ms=now - 500),
+                await state.unstarted_runs(claimed_before_ms=now - 500, now_ms=now),
                 await state.unchecked_sessions(limit=10**6),
                 await state.live_workers("env", now_ms=now),
             ]

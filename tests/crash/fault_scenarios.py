@@ -82,7 +82,8 @@ async def follow_up(cluster: Cluster) -> Expected:
 @scenario
 async def stop(cluster: Cluster) -> Expected:
     async with cluster.chat("slow", "chat") as chat:
-        stream = await chat.send_message("count")
+        # Longer than any single fault can hold up the stop.
+        stream = await chat.send_message("long")
         deltas = 0
         async for chunk in stream:
             deltas += chunk["type"] == "text-delta"
@@ -93,7 +94,7 @@ async def stop(cluster: Cluster) -> Expected:
 
     def check(turns: list[Turn]) -> None:
         stopped, after = turns
-        assert "w59" not in stopped.text, "the stop ended the turn it was meant for"
+        assert "w3999" not in stopped.text, "the stop ended the turn it was meant for"
         assert after.text == "short", "and no other"
 
     return {"chat": check}
@@ -194,6 +195,43 @@ async def sub_agent(cluster: Cluster) -> Expected:
     async with cluster.chat("asking", "chat") as chat:
         assert await ask(chat, "hi") == "it says: you said hi"
     return {"chat": texts("it says: you said hi")}
+
+
+@scenario
+async def stop_in_a_tool(cluster: Cluster) -> Expected:
+    """What a stop cuts off stays in history, mended so that the model takes it (P-8)."""
+    async with cluster.chat("strict", "chat") as chat:
+        stream = await chat.send_message("look")
+        async for chunk in stream:
+            if chunk["type"] == "tool-input-available":
+                await chat.stop()
+        assert stream.complete
+        assert await ask(chat, "well") == "2 prompts and some answers"
+
+    def check(turns: list[Turn]) -> None:
+        assert turns[0].answers == [0]
+        assert [turn.text for turn in turns][1:] == ["2 prompts and some answers"]
+
+    return {"chat": check}
+
+
+@scenario
+async def two_at_once(cluster: Cluster) -> Expected:
+    """Two clients start the same chat in the same moment: one session, one run (P-11)."""
+    runs: list[str] = []
+    first, second = (
+        cluster.chat("echo", "chat", on_triggered=lambda started: runs.append(started.run_id))
+        for _ in range(2)
+    )
+    async with first, second:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first.preload)
+            tasks.start_soon(second.preload)
+        assert len(runs) == 2
+        assert len(set(runs)) == 1
+        assert await ask(first, "one") == "you said one"
+        assert await ask(first, "two") == "you said two"
+    return {"chat": texts("you said one", "you said two")}
 
 
 # --- playing one --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from conversation import Conversations
 from everturn.client.agent_chat import AgentChat
 from everturn.client.config import configure
 from everturn.rules import limits
+from everturn.server.settings import Settings
 from everturn.testing.processes import EverturnProcess, System, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -24,6 +26,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 #: Ending a hundred waiting chats is a hundred calls to the server, not a wait for any of them.
 PROMPTLY_S = 2.0
 CHATS = 100
+#: How long a stopping server waits for requests that are under way.
+GRACE_S = Settings().shutdown_s
 APP = Path(__file__).parent.parent / "apps" / "conversations.py"
 
 
@@ -94,6 +98,54 @@ async def test_a_clean_stop_of_server_and_worker_is_no_loss(system: System) -> N
     assert system.workers[0].stop() == 0, system.logs()
     for said in ("worker.lost", "link.lost", "Traceback"):
         assert said not in system.logs(), system.logs()
+
+
+async def test_a_server_that_is_stopped_in_mid_answer_loses_none_of_it(
+    system: System, conversations: Conversations
+) -> None:
+    """P-2, P-3: its reader is cut, comes back with its cursor, and reads on; the run never ended."""
+    stream = await AgentChat("slow", id="upgrade").send_message("tell me")
+    words, status = 0, None
+    async for chunk in stream:
+        assert chunk["type"] != "data-restarted"
+        words += chunk["type"] == "text-delta"
+        if words == 1 and status is None:
+            assert system.server is not None
+            status = await anyio.to_thread.run_sync(system.server.stop)
+            await conversations.in_thread(system.start_server)
+    assert stream.complete
+    assert (words, status) == (40, 0), system.logs()
+    await conversations.settled("upgrade", 1)
+
+
+async def test_a_server_that_waits_for_a_request_leaves_by_itself_and_at_once_when_told_again(
+    system: System,
+) -> None:
+    """A caller that never sends the rest of its body holds nobody up for longer than the grace."""
+    for signals in (1, 2):
+        assert system.server is not None
+        with socket.create_connection(("127.0.0.1", system.port)) as half:
+            half.sendall(
+                b"POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"authorization: Bearer " + system.key.encode() + b"\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
+            # An answer that came after shows that the server has seen the beginning of this one.
+            await answered(system.url)
+            began = time.monotonic()
+            for _ in range(signals):
+                system.server.signal(signal.SIGTERM)
+                await anyio.sleep(0.2)  # two signals at once would be one
+            status = await anyio.to_thread.run_sync(system.server.stop)
+            took_s = time.monotonic() - began
+        assert status == 0, system.logs()
+        assert took_s < (GRACE_S + PROMPTLY_S if signals == 1 else PROMPTLY_S), system.logs()
+        await anyio.to_thread.run_sync(system.start_server)
+
+
+async def answered(url: str) -> None:
+    async with httpx2.AsyncClient() as client:
+        assert (await client.get(f"{url}/healthz")).status_code == 200
 
 
 async def test_a_worker_whose_server_stays_away_does_not_wait_for_it(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from conversation import Conversations
 from hook_orders import ORDERS, RECOVERIES, without_records
 
+from everturn import chat_server
 from everturn.client.agent_chat import AgentChat
 from everturn.client.api import Api
 from everturn.client.config import configure
@@ -25,6 +27,9 @@ WORDS = {
     "an error in validation": "fail in validation",
     "an error at turn start": "fail at turn start",
     "an upgrade at turn start": "upgrade",
+    "a follow-up with hydration": "two",
+    "an error in hydration": "fail in hydration",
+    "out of memory, and a larger machine": "out of memory",
 }
 
 
@@ -34,6 +39,12 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.chat_id = f"orders-{uuid.uuid4().hex[:8]}"
         self._path = folder / self.chat_id
+        self._path.touch()
+
+    def rename(self, chat_id: str) -> None:
+        """Watch another chat instead."""
+        self.chat_id = chat_id
+        self._path = self._path.with_name(chat_id)
         self._path.touch()
 
     def lines(self) -> list[str]:
@@ -89,7 +100,7 @@ async def begun(ledger: Ledger, agent: str = "hooked") -> AgentChat:
     chat = AgentChat(agent, id=ledger.chat_id)
     await (await chat.send_message("one")).text()
     await ledger.holds("on_turn_complete")
-    if agent == "hooked":
+    if agent != "hooked-short":
         ledger.clear()
     return chat
 
@@ -98,6 +109,11 @@ async def play(scenario: str, ledger: Ledger) -> None:
     """Drive one scenario to its end."""
     if scenario == "preload, then a message":
         chat = AgentChat("hooked", id=ledger.chat_id)
+        await (await chat.send_message("hello")).text()
+    elif scenario == "preload, suspended, then a message":
+        chat = AgentChat("hooked-short", id=ledger.chat_id)
+        await chat.preload()
+        await ledger.holds("on_chat_suspend")
         await (await chat.send_message("hello")).text()
     elif scenario == "first message":
         await created_with_a_message(ledger.chat_id)
@@ -109,7 +125,10 @@ async def play(scenario: str, ledger: Ledger) -> None:
         ledger.clear("on_chat_suspend")  # with the call that this scenario begins with
         await (await chat.send_message("two")).text()
     else:
-        await drive(scenario, await begun(ledger), ledger)
+        agent = "hydrating" if "hydration" in scenario else "hooked"
+        if scenario == "out of memory, and a larger machine":
+            agent = "hooked-larger"
+        await drive(scenario, await begun(ledger, agent), ledger)
 
 
 async def created_with_a_message(key: str) -> None:
@@ -131,8 +150,10 @@ async def drive(scenario: str, chat: AgentChat, ledger: Ledger) -> None:
     elif scenario == "a clean continuation":
         await chat.close()
         await (await chat.send_message("two")).text()
-    elif scenario == "an action":
+    elif scenario in ("an action", "an action with hydration"):
         await (await chat.send_action({"do": 1})).text()
+    elif scenario == "an action that changes history":
+        await (await chat.send_action({"do": "undo"})).text()
     elif scenario == "a stop in mid-stream":
         stream = await chat.send_message("wait")
         await ledger.holds("paused")
@@ -170,5 +191,54 @@ async def test_a_death_in_mid_stream_is_answered_again_by_the_next_attempt(
     ledger.let_go()
     await Conversations(system).restart_worker()
     expected = without_records(RECOVERIES["a continuation after a death in mid-stream"])
+
+    assert await ledger.has(len(expected)) == expected, system.logs()
+
+
+async def test_a_run_out_of_memory_has_failed_and_the_next_message_goes_on(
+    system: System, ledger: Ledger
+) -> None:
+    """R-257, R-112: the message that was open fails visibly, the next one has a run of its own."""
+    chat = await begun(ledger)
+    failed = await (await chat.send_message("out of memory")).result()
+    assert failed.error is not None
+    assert await (await chat.send_message("two")).text() == "half whole"
+    expected = without_records(RECOVERIES["out of memory, and another message"])
+
+    assert await ledger.has(len(expected)) == expected, system.logs()
+
+
+async def first_step(head: chat_server.HeadStart) -> AsyncIterator[dict[str, Any]]:
+    if head.chat_id.endswith("-call"):
+        return said("Let me see.", "tool-calls")
+    return said("It is noon.", "stop")
+
+
+async def said(text: str, reason: str) -> AsyncIterator[dict[str, Any]]:
+    yield {"type": "start"}
+    yield {"type": "start-step"}
+    yield {"type": "text-start", "id": "t"}
+    yield {"type": "text-delta", "id": "t", "delta": text}
+    yield {"type": "text-end", "id": "t"}
+    if reason == "tool-calls":
+        call = {"toolCallId": "c1", "toolName": "time", "input": {}}
+        yield {"type": "tool-input-available", **call}
+    yield {"type": "finish-step"}
+    yield {"type": "finish", "finishReason": reason}
+
+
+@pytest.mark.parametrize(
+    "scenario", ["a head start with a tool call", "a head start that is the whole answer"]
+)
+async def test_a_head_start_has_the_hooks_of_its_first_turn(
+    system: System, ledger: Ledger, scenario: str
+) -> None:
+    """R-257, R-213, R-214."""
+    key = f"{ledger.chat_id}-{'call' if 'call' in scenario else 'all'}"
+    ledger.rename(key)
+    question = {"id": "u1", "role": "user", "parts": [{"type": "text", "text": "noon?"}]}
+    _, completion = await chat_server.start_head_start("hooked", key, [question], first_step)
+    await completion
+    expected = without_records(RECOVERIES[scenario])
 
     assert await ledger.has(len(expected)) == expected, system.logs()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import anyio
+import httpx2
 import pytest
 from conversation import Conversations
 
@@ -78,3 +79,113 @@ async def progress(sent: list[int]) -> None:
     with anyio.fail_after(60):
         while any(now <= then for now, then in zip(sent, before, strict=True)):
             await anyio.sleep(0.05)
+
+
+# --- callers that know nothing but to try again ---------------------------------------------------
+
+CALLERS = 8
+TRIES = 12
+RESTARTS = 3
+
+
+class Caller:
+    """Appends numbered records, each with a part id, trying again as any client would."""
+
+    def __init__(self, system: System, number: int) -> None:
+        self._system = system
+        self._number = number
+        self.acknowledged: list[tuple[str, int]] = []
+        self.retried = 0
+        #: Answers that a retry must not be needed for, or does not cure.
+        self.refused: list[str] = []
+
+    async def run(self, over: anyio.Event) -> None:
+        headers = {"authorization": f"Bearer {self._system.key}"}
+        async with httpx2.AsyncClient(
+            base_url=self._system.url, headers=headers, timeout=10
+        ) as client:
+            while not over.is_set() and len(self.acknowledged) < 5_000:
+                part = f"{self._number}-{len(self.acknowledged)}"
+                seq_num = await self._append(client, part)
+                if seq_num is None:
+                    return
+                self.acknowledged.append((part, seq_num))
+
+    async def _append(self, client: httpx2.AsyncClient, part: str) -> int | None:
+        said = ""
+        for attempt in range(TRIES):
+            self.retried += attempt > 0
+            try:
+                reply = await client.post(
+                    "/realtime/v1/sessions/inbox/in/append",
+                    content=part.encode(),
+                    headers={"x-part-id": part},
+                )
+            except httpx2.TransportError as error:
+                said = repr(error)
+            else:
+                if reply.status_code == 200:
+                    return int(reply.json()["seq"])
+                said = f"{reply.status_code} {reply.text}"
+                if reply.status_code < 500:
+                    break
+            await anyio.sleep(min(0.05 * 2**attempt, 1.0))
+        self.refused.append(f"{part}: {said}")
+        return None
+
+
+async def test_no_call_fails_that_trying_again_does_not_cure_while_servers_come_and_go(
+    system: System, conversations: Conversations
+) -> None:
+    """P-1, P-5: stopped in order, and killed; each record is there once, under the number its
+    caller was told, and the log holds nothing else."""
+    opened = await make_inbox(system)
+    assert opened == 201
+    over = anyio.Event()
+    callers = [Caller(system, number) for number in range(CALLERS)]
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(caller.run, over)
+        for restart in range(RESTARTS):
+            await further(callers)
+            if restart == RESTARTS - 1:
+                system.kill_server()
+            else:
+                assert system.server is not None
+                assert await anyio.to_thread.run_sync(system.server.stop) == 0, system.logs()
+            await conversations.in_thread(system.start_server)
+        await further(callers)
+        over.set()
+    assert [line for caller in callers for line in caller.refused] == []
+    assert sum(caller.retried for caller in callers) > 0, "no restart was noticed"
+    told = {seq_num: part for caller in callers for part, seq_num in caller.acknowledged}
+    assert len(told) == sum(len(caller.acknowledged) for caller in callers)
+    stored = {record.seq_num: record for record in await conversations.records("inbox", "in")}
+    for seq_num, part in told.items():
+        assert part in stored[seq_num].body.decode()
+    assert sorted(stored) == list(range(len(stored)))
+    assert set(stored) == set(told), "a record without an acknowledgement was never tried again"
+
+
+async def make_inbox(system: System) -> int:
+    """A session of a task that reads nothing."""
+    body = {
+        "type": "inbox",
+        "taskIdentifier": "inbox",
+        "externalId": "inbox",
+        "triggerConfig": {"basePayload": {}},
+    }
+    headers = {"authorization": f"Bearer {system.key}"}
+    async with httpx2.AsyncClient(base_url=system.url, headers=headers, timeout=20) as client:
+        return (await client.post("/api/v1/sessions", json=body)).status_code
+
+
+async def further(callers: list[Caller]) -> None:
+    """Return when every caller has had ten more answers, or one has given up."""
+    before = [len(caller.acknowledged) for caller in callers]
+    with anyio.fail_after(60):
+        while any(
+            len(caller.acknowledged) < then + 10
+            for caller, then in zip(callers, before, strict=True)
+        ) and not any(caller.refused for caller in callers):
+            await anyio.sleep(0.02)

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+from example_apps import EXAMPLES, load, user
 
 from everturn import AgentChat
 from everturn.chat.compaction import SUMMARY_TITLE
 from everturn.client.api import Api
 from everturn.client.config import Target, configure
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.testing.asgi import AsgiTransport
 from everturn.testing.harness import mock_chat_agent
 from everturn.testing.processes import System
-
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-
-
-def load(name: str) -> ModuleType:
-    """An example as a module of its own, with its agents in a registry of their own."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with registry.collecting(registry.Registry()):
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
 def quick_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERTURN_OFFLINE_DELAY_MS", "0")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-def user(text: str, id: str) -> dict[str, Any]:
-    return {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}
 
 
 @pytest.mark.anyio

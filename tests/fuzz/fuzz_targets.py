@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from everturn.chat import transcript, ui_messages
 from everturn.chat.chunks import check_chunk, message_chunks
+from everturn.chat.partial_json import parse_partial
 from everturn.chat.reducer import MessageReducer
 from everturn.chat.replay import replay_out
+from everturn.chat.skills import parse_skill
+from everturn.client import problems, run_shapes
 from everturn.errors import EverturnError
-from everturn.protocol import link, s2_frames, sse, tokens
+from everturn.protocol import link, paths, s2_frames, shapes, sse, tokens
 from everturn.protocol.batches import CreateBatch, parse_line
 from everturn.protocol.chunks import chunk_problem
 from everturn.protocol.records import (
@@ -36,8 +39,11 @@ from everturn.protocol.records import (
 from everturn.protocol.sessions import CreateSession, UpdateSession, decode, parse_date
 from everturn.protocol.waitpoints import CreateToken
 from everturn.rules import durations, metadata
+from everturn.server.routes import calls
+from everturn.server.services import trigger_options
 from everturn.server.services.tokens import is_public
 from everturn.storage.sqlite import frames
+from everturn.tasks import codec
 
 KEY: Final = "tr_dev_abcdefghijklmnopqrstuvwx"
 NOW_MS: Final = 1_776_900_000_000
@@ -45,6 +51,7 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 #: How many examples of each property; more by the environment variable, for a night's run.
 EXAMPLES: Final = int(os.environ.get("EVERTURN_FUZZ_EXAMPLES", "150"))
 
+_ROW: Final = ("status", "runTags", "payload", "output", "metadata", "error", "isTest")
 _HELLO = link.Hello("worker_1", "v1", [], {}, [])
 
 
@@ -156,7 +163,8 @@ def snapshots(data: bytes) -> None:
     found = transcript.decode(data)
     if found is not None:
         ui_messages.repair(found.messages)
-        assert transcript.decode(transcript.encode(found)) == found
+        written = codec.encode(transcript.document_of(found))
+        assert transcript.decode(written) == found._replace(stored=len(found.messages))
 
 
 def times(data: bytes) -> None:
@@ -215,6 +223,81 @@ def stored(data: bytes) -> None:
             read(data, 0, "here")
 
 
+def packets(data: bytes) -> None:
+    """Payloads and outputs, as whoever triggers a run wrote them; and what answers them."""
+    for kind in (codec.JSON, codec.SUPER_JSON, codec.TEXT, "", "application/store"):
+        with suppress(EverturnError):
+            codec.decode_packet(data, kind)
+    whole = msgspec.json.encode({"json": _json(data), "meta": {"values": _json(data)}})
+    with suppress(EverturnError):
+        codec.decode_packet(whole, codec.SUPER_JSON)
+    for kind_name in ("Date", "bigint", "set", "map", "number", "undefined"):
+        packet = {"json": {"a": _json(data)}, "meta": {"values": {"a": [kind_name]}}}
+        with suppress(EverturnError):
+            codec.decode_packet(msgspec.json.encode(packet), codec.SUPER_JSON)
+
+
+def triggers(data: bytes) -> None:
+    value = _json(data)
+    text = {"payload": data.decode("utf-8", "replace")}
+    for body in (value, text, {"payload": value, "options": value}, {"options": {"delay": value}}):
+        if not isinstance(body, dict):
+            continue
+        with suppress(EverturnError):
+            parsed = trigger_options.parse_body(body)
+            trigger_options.payload_of(parsed)
+            trigger_options.metadata_of(parsed.options)
+    for moment in (value, _text(data)):
+        if isinstance(moment, str | int | float):
+            with suppress(EverturnError):
+                trigger_options.moment_of(moment, NOW_MS, "delay")
+
+
+def queries(data: bytes) -> None:
+    """What a list, a page and a subscription may be asked for, and a segment of a path."""
+    text = _text(data)
+    for name in ("page[size]", "page[after]", "filter[createdAt][from]", "filter[status]"):
+        with suppress(EverturnError):
+            calls.page_query({name: text}, 20)
+        with suppress(EverturnError):
+            calls.check_filters({name: text, text: name}, (name,))
+        calls.listed({name: text}, name)
+    for name in ("from", "to", "period"):
+        with suppress(EverturnError):
+            calls.created_range({f"filter[createdAt][{name}]": text}, NOW_MS)
+    with suppress(EverturnError):
+        offset = shapes.parse_offset(text)
+        assert offset is None or shapes.parse_offset(str(offset)) == offset
+    with suppress(EverturnError):
+        segment = calls.decode_segment(data)
+        assert calls.decode_segment(paths.encode_segment(segment)) == segment
+
+
+def answers(data: bytes) -> None:
+    """What a client is answered: errors, and the rows of a subscription."""
+    for status in (200, 400, 404, 409, 422, 500):
+        problems.error_for(status, data, subject="session", headers={"x": "y"})
+    with suppress(EverturnError):
+        for _, row in run_shapes.changes_of(data):
+            run_shapes.body_of(row)
+    value = _json(data)
+    row = value if isinstance(value, dict) else dict.fromkeys(_ROW, data.decode("utf-8", "replace"))
+    with suppress(EverturnError):
+        ((_, told),) = run_shapes.changes_of(
+            msgspec.json.encode([{"key": "k", "value": {**row, "friendlyId": "run_x"}}])
+        )
+        run_shapes.body_of(told)
+
+
+def arguments(data: bytes) -> None:
+    """A tool's input as a model writes it, cut off anywhere; and a skill from a folder."""
+    text = data.decode("utf-8", "replace")[:100_000]
+    for end in {len(text) // 2, len(text)}:
+        parse_partial(text[:end])
+    with suppress(EverturnError):
+        parse_skill(text, "here")
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
     for target in (
@@ -231,6 +314,11 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         s2_bodies,
         bodies,
         stored,
+        packets,
+        triggers,
+        queries,
+        answers,
+        arguments,
     )
 }
 

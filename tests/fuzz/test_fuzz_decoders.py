@@ -11,20 +11,21 @@ from hypothesis import HealthCheck, given, settings
 
 from everturn.errors import EverturnError
 
-#: Seconds one input may take, and bytes of memory beside a multiple of its own size. Both are far
-#: above what is needed, and far below what an input that multiplies itself would take.
+#: Seconds of the processor that one input may take, and bytes of memory beside a multiple of its own
+#: size. Both are far above what is needed, and far below what an input that multiplies itself
+#: would take.
 SECONDS_MAX = 2.0
 MEMORY_MAX = 16 << 20
 MEMORY_PER_BYTE = 200
 
 
 def run(target: str, data: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         TARGETS[target](data)
     except EverturnError:
         pass
-    assert time.perf_counter() - began < SECONDS_MAX
+    assert time.thread_time() - began < SECONDS_MAX
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -73,3 +74,12 @@ def test_empty_slices_without_end_are_bounded() -> None:
 
     with pytest.raises(EverturnError, match="slices of unfinished frames"):
         send_for_ever()
+
+
+def test_empty_lines_of_one_event_without_end_are_bounded() -> None:
+    """Each costs a place in a list, and the event may never end."""
+    from everturn.protocol import sse
+
+    decoder = sse.Decoder(event_bytes_max=1000)
+    with pytest.raises(EverturnError, match="larger than 1000 bytes"):
+        decoder.feed(b"data:\n" * 5000)

@@ -15,6 +15,9 @@ from everturn.testing.processes import System
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+#: What is tried, and the folder that names its packages: the client the protocol was written down
+#: from, the newest one, and that one with `ai` 7, which asks for Node 22.
+CLIENTS = {"4.5.0": "node", "4.8.3": "node-newest", "4.8.3 with ai 7": "node-ai7"}
 
 
 def installed(name: str) -> Path:
@@ -44,6 +47,17 @@ def _install(npm: str, source: Path, folder: Path) -> None:
         shutil.copy(script, folder / script.name)
 
 
+def node_of(folder: Path) -> str:
+    """The Node that runs what is installed there: the one among its packages, else the system's.
+
+    Fails where Node is missing.
+    """
+    packaged = folder / "node_modules" / ".bin" / "node"
+    node = str(packaged) if packaged.exists() else shutil.which("node")
+    assert node, "node is missing: install Debian's package nodejs"
+    return node
+
+
 class Driver:
     """Runs scenarios of a script (drive.mjs unless another is named) against a system."""
 
@@ -53,10 +67,8 @@ class Driver:
         self._system = system
 
     def start(self, scenario: str, **arguments: Any) -> subprocess.Popen[str]:
-        node = shutil.which("node")
-        assert node, "node is missing: install Debian's package nodejs"
         return subprocess.Popen(
-            [node, self._script, scenario, json.dumps(arguments)],
+            [node_of(self._folder), self._script, scenario, json.dumps(arguments)],
             cwd=self._folder,
             env={
                 **os.environ,

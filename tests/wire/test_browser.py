@@ -6,8 +6,11 @@ origins. Wire-protocol §1.4, §5.3, §8.5, §18.3.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 # Packages are installed and the page is built within the first test's time.
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
-FAILURES = ROOT / ".cache" / "browser-failures"
+FAILURES = Path(os.environ.get("BROWSER_FAILURES", ROOT / ".cache" / "browser-failures"))
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +54,34 @@ def site(page_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def device(
     chromium: Browser, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[], BrowserContext]]:
-    """Makes browsers that share nothing. What they showed is kept when the test fails."""
+    """Makes browsers that share nothing. What they showed and said is kept when the test fails."""
     failed_before = request.session.testsfailed
+    contexts: list[BrowserContext] = []
+    said: list[str] = []
     with ExitStack() as stack:
 
         def make() -> BrowserContext:
             context = chromium.new_context()
             stack.callback(context.close)
+            context.on("console", lambda line: said.append(f"{line.type}: {line.text}"))
+            context.on("weberror", lambda problem: said.append(f"thrown: {problem.error}"))
+            context.on("response", lambda r: said.append(f"{r.request.method} {r.url} {r.status}"))
             contexts.append(context)
             return context
 
-        contexts: list[BrowserContext] = []
         yield make
         if request.session.testsfailed > failed_before:
-            keep(request.node.name, contexts)
+            keep(request.node.name, contexts, said)
 
 
-def keep(name: str, contexts: list[BrowserContext]) -> None:
+def keep(name: str, contexts: list[BrowserContext], said: list[str]) -> None:
+    """One picture of each page, and one text with what all of them said and asked for."""
     FAILURES.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w.\[\]-]", "_", name)
+    (FAILURES / f"{stem}.log").write_text("\n".join(said))
     pages = [page for context in contexts for page in context.pages]
     for number, page in enumerate(pages):
-        page.screenshot(path=FAILURES / f"{name}-{number}.png", full_page=True)
+        page.screenshot(path=FAILURES / f"{stem}-{number}.png", full_page=True)
 
 
 def counted(last: int) -> str:
@@ -132,9 +142,6 @@ def test_stop_after_a_reload_ends_the_answer_and_the_next_one_is_whole(
     visitor.press("Stop")
     visitor.until_status("ready")
     stopped = visitor.answer()
-    # 4.8.3 hands the last chunks of a stopped answer to a message that is sent before they came,
-    # which no person is quick enough for (docs/compatibility.md).
-    site.until_settled()
 
     assert visitor.ask("count to 3") == counted(3)
     visitor.reload()
@@ -328,6 +335,27 @@ def test_a_token_that_expires_in_mid_conversation_is_renewed_unseen(
         assert visitor.page.get_by_role("alert").count() == 0
 
 
+def test_a_token_that_expires_while_the_network_is_away_costs_no_word_of_the_answer(
+    page_folder: Path, tmp_path: Path, device: Callable[[], BrowserContext]
+) -> None:
+    with Site(tmp_path, page_folder, {"CHAT_TOKEN_TTL": "3s"}) as site:
+        visitor = Visitor(device(), site.url)
+        visitor.send("count to 80")
+        visitor.until_says("5 ")
+        site.relay.freeze()
+        left_at = visitor.page.evaluate("performance.now()")
+        visitor.until("left => performance.now() - left > 3_500", left_at)
+        assert "80 " not in visitor.answer(), "nothing came in the meantime"
+        site.relay.thaw()
+        visitor.until_says("80 ")
+        visitor.until_status("ready")
+
+        assert_only_grew(visitor.texts(), counted(80))
+        refused = [r for r in visitor.responses if r.status == 401 and r.url.endswith("/out")]
+        assert refused, "the stream came back with the token it began with"
+        assert visitor.page.get_by_role("alert").count() == 0
+
+
 def test_an_attached_file_reaches_the_agent(
     site: Site, device: Callable[[], BrowserContext]
 ) -> None:
@@ -353,3 +381,32 @@ def test_a_message_sent_in_mid_answer_joins_it_at_the_next_step(
 
     assert visitor.questions() == ["what is the weather in Oslo?"]
     assert visitor.page.locator("li.pending").count() == 0
+
+
+FAILING = """
+from test_browser import chromium, device
+
+
+def test_fails(device):
+    page = device().new_page()
+    page.set_content("<p>seen</p><script>console.log('said')</script>")
+    assert page.get_by_text("never").count() == 1
+"""
+
+
+def test_what_a_page_showed_and_said_is_kept_when_its_test_fails(tmp_path: Path) -> None:
+    failing, kept = tmp_path / "test_failing.py", tmp_path / "kept"
+    failing.write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", failing],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "BROWSER_FAILURES": str(kept)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert {file.name for file in kept.iterdir()} == {"test_fails.log", "test_fails-0.png"}
+    assert (kept / "test_fails-0.png").read_bytes().startswith(b"\x89PNG")
+    assert "log: said" in (kept / "test_fails.log").read_text()

@@ -93,6 +93,7 @@ async def test_a_tool_call_is_made_here_and_runs_there_in_one_message(api: Api, 
     assert response.headers["x-trigger-chat-id"] == chat_id
     assert response.headers["x-trigger-chat-access-token"]
     assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
+    assert response.headers["content-type"].partition(";")[0] == "text/event-stream"
     kinds = [chunk["type"] for chunk in received]
     assert kinds.count("start") == kinds.count("finish") == 1
     assert kinds[-2:] == ["trigger:turn-complete", "trigger:session-state"]

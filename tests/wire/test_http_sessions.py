@@ -289,7 +289,6 @@ class TestRetrieveAndList:
             "page[size]=0",
             "page[size]=101",
             "page[size]=x",
-            "page[after]=a&page[before]=b",
         ],
     )
     async def test_a_query_that_cannot_be_is_refused(self, http: Http, query: str) -> None:
@@ -298,6 +297,22 @@ class TestRetrieveAndList:
         assert reply.status == 400
         assert reply.json["error"] == "Query Error"
         assert reply.json["details"]
+
+    async def test_a_client_that_steps_back_may_still_send_the_cursor_it_came_by(
+        self, http: Http
+    ) -> None:
+        # W-7
+        for name in "abc":
+            await http.create(name)
+        path = "/api/v1/sessions?page[size]=1"
+        first = (await http("GET", path)).json
+        after = f"&page[after]={first['pagination']['next']}"
+        second = (await http("GET", path + after)).json
+        before = f"&page[before]={second['pagination']['previous']}"
+
+        back = await http("GET", path + after + before)
+
+        assert back.json["data"] == first["data"]
 
     async def test_a_cursor_from_another_list_is_refused(self, http: Http) -> None:
         # W-7

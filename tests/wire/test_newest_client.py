@@ -1,6 +1,6 @@
 """The newest `@trigger.dev/sdk` (4.8.3) beside 4.5.0: the same scenarios, the same promises.
 
-The tests are those of 4.5.0; only the packages differ, and what is said here. Wire-protocol §21.
+Each with `ai` 6 on the system's Node and with `ai` 7 on Node 22, which comes as a package. The tests are those of 4.5.0; only the packages differ, and what is said here. Wire-protocol §21.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from driver import installed
+from driver import CLIENTS, installed
 from test_direct_writes import TestTheOfficialClient as DirectWrites
 from test_official_client import (  # noqa: F401  # collected here, with the packages below
     test_a_chat_restored_from_last_event_id_sees_only_its_own_turn,
@@ -22,9 +22,9 @@ from test_official_client import (  # noqa: F401  # collected here, with the pac
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="session")
-def node_folder() -> Path:
-    return installed("node-newest")
+@pytest.fixture(scope="module", params=["4.8.3", "4.8.3 with ai 7"])
+def node_folder(request: pytest.FixtureRequest) -> Path:
+    return installed(CLIENTS[request.param])
 
 
 class TestDirectWrites(DirectWrites):

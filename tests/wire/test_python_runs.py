@@ -191,3 +191,22 @@ async def test_a_runs_streams_are_read_while_it_writes_and_afterwards() -> None:
     assert lines == [0, 1, 2, 3, 4]
     assert letters == ["a", "b", "c"]
     assert rest == ["c"]
+
+
+async def test_a_run_reads_what_is_sent_to_it_in_order() -> None:
+    run = await runs.trigger("listener", {})
+    for word in ("hello", {"deep": [1, None]}, "bye"):
+        await streams.send(run.id, "words", word)
+    ended = await runs.poll(run.id, interval=0.05)
+    echo = [value async for value in streams.read(run.id, "echo", timeout_s=1)]
+
+    assert ended.output == {"heard": ["hello", {"deep": [1, None]}, "bye"]}
+    assert echo[0] == "heard hello"
+
+
+async def test_debounced_calls_make_one_run_with_the_last_payload() -> None:
+    how: Any = {"key": uuid.uuid4().hex, "delay": 1, "mode": "trailing", "max_delay": "1m"}
+    first, second = [await runs.trigger("double", {"n": n}, debounce=how) for n in (1, 2)]
+
+    assert second.id == first.id
+    assert (await runs.poll(first.id, interval=0.1)).output == {"doubled": 4}

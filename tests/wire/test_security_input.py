@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from http_harness import KEY, START_MS, Http, server, session_body
+from http_harness import KEY, START_MS, Http, scope_of, server, session_body
 
 from everturn.protocol import paths
 from everturn.protocol.records import metered_bytes, open_envelope
@@ -291,6 +291,36 @@ class TestIds:
         await http.clock.jump(3601)
         assert (await http("PUT", url, {}, key=None)).status == 403
 
+    async def test_a_packets_link_opens_one_packet_for_one_verb_until_its_time(
+        self, http: Http
+    ) -> None:
+        made = await http("PUT", "/api/v1/packets/mine")
+        url = "/" + made.json["presignedUrl"].partition("://")[2].partition("/")[2]
+        path, _, query = url.partition("?")
+        other = f"{path[:-1]}{'0' if path[-1] != '0' else '1'}"
+        signed = query.rpartition("signature=")[0]
+        for bad in (
+            f"{other}?{query}",
+            f"{path}?{query.replace('expires=', 'expires=9')}",
+            f"{path}?{signed}signature=",
+            f"{path}?{signed}signature={'0' * 64}",
+            f"{path}?{query[:-1]}",
+        ):
+            for method in ("GET", "PUT"):
+                refused = await http(method, bad, {} if method == "PUT" else None, key=None)
+                assert refused.status in (403, 404), (method, bad)
+        assert (await http("GET", url, key=None)).status == 403
+        await http.clock.jump(3601)
+        assert (await http("PUT", url, {}, key=None)).status == 403
+
+    async def test_a_scope_opens_its_own_id_and_none_that_begins_or_ends_like_it(
+        self, http: Http
+    ) -> None:
+        for scope in ("chat-", "chat-10", "hat-1", "chat-1 ", "CHAT-1", "", "*", "chat-%31"):
+            token = http.token(f"write:sessions:{scope}")
+            refused = await http("POST", APPEND, raw=b"a", key=token)
+            assert refused.status == 403, scope
+
 
 class TestInjection:
     @pytest.mark.parametrize(
@@ -493,6 +523,47 @@ class TestSizes:
         pieces = [b"x" * 65_536] * 17
         reply = await http("POST", APPEND, pieces=pieces, headers={"content-length": "5"})
         assert reply.status == 413
+
+    @pytest.mark.parametrize("value", [2**31, 2**63, -(2**63), 2**70, 1e300], ids=repr)
+    @pytest.mark.parametrize("name", ["maxAttempts", "maxDuration", "priority"])
+    async def test_a_number_that_no_engine_can_hold(
+        self, http: Http, name: str, value: float
+    ) -> None:
+        path = "/api/v1/tasks/agent/trigger"
+        reply = await http("POST", path, {"payload": 1, "options": {name: value}})
+        assert reply.status in (400, 422), reply
+        config = {**session_body("big")["triggerConfig"], name: value}
+        reply = await http("POST", paths.SESSIONS, {**session_body("big"), "triggerConfig": config})
+        # A session has no priority: what it does not know is left out.
+        assert reply.status in ((200, 201) if name == "priority" else (400,)), reply
+
+    async def test_a_lifetime_of_a_key_without_end_is_as_long_as_any(self, http: Http) -> None:
+        options = {"idempotencyKey": "k", "idempotencyKeyTTL": "9" * 30 + "d"}
+        path = "/api/v1/tasks/agent/trigger"
+        reply = await http("POST", path, {"payload": 1, "options": options})
+        assert reply.status == 200, reply
+        token = {"idempotencyKey": "k", "idempotencyKeyTTL": "9" * 30 + "d"}
+        assert (await http("POST", "/api/v1/waitpoints/tokens", token)).status == 200
+
+    async def test_of_a_body_past_the_cap_no_more_is_read(self, http: Http) -> None:
+        """Whatever it declared: what is refused does not fill the memory first."""
+        given = 0
+
+        async def receive() -> dict[str, Any]:
+            nonlocal given
+            given += 1
+            assert given < 100
+            return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
+
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = {"authorization": f"Bearer {KEY}", "content-length": "5"}
+        await http.system.app(scope_of("POST", APPEND, headers), receive, send)
+        assert sent[0]["status"] == 413
+        assert given == limits.APPEND_BODY_BYTES_MAX // 65_536 + 1
 
     @pytest.mark.parametrize(
         ("member", "most", "value"),

@@ -79,6 +79,10 @@ TABLE = [
     Row(paths.RUN_METADATA, "PUT", SECRET, {"metadata": {}}),
     Row(paths.RUN_TAGS, "POST", SECRET, {"tags": ["a"]}),
     Row(paths.RUN_RESULT, "GET", SECRET),
+    Row(paths.RUN_EVENTS, "GET", RUN_READ),
+    Row(paths.RUN_TRACE, "GET", RUN_READ),
+    Row(paths.RUN_SPAN, "GET", RUN_READ),
+    Row(paths.PROJECT_RUNS, "GET", SECRET),
     Row(paths.RUN_REPLAY, "POST", SECRET),
     Row(paths.RUN_RESCHEDULE, "POST", SECRET, {"delay": "1h"}),
     Row(paths.KEY_RESET, "POST", ("write:runs",), {"taskIdentifier": "job"}),
@@ -92,6 +96,7 @@ TABLE = [
     ),
     Row(paths.BATCH, "GET", ("read:batch:BATCH", "read:runs")),
     Row(paths.BATCH_RESULTS, "GET", SECRET),
+    Row(paths.TASKS_BATCH, "POST", SECRET, {"items": [{"task": "job"}]}),
     Row(paths.PACKET_UPLOAD, "PUT", SECRET),
     Row(paths.PACKET, "GET", ANY),
     Row(paths.PACKET, "PUT", SECRET),
@@ -165,7 +170,10 @@ async def site() -> AsyncIterator[Site]:
         )
         batch = await http("POST", paths.BATCHES, {"runCount": 1})
         token = await http("POST", paths.WAIT_TOKENS, {})
+        trace = await http("GET", paths.fill(paths.RUN_TRACE, run=run.json["id"]))
         names = {
+            "project": "proj_any",
+            "span": trace.json["trace"]["rootSpan"]["id"],
             "session": "chat-1",
             "session_id": created["id"],
             "run": run.json["id"],

@@ -5,10 +5,11 @@ import {
   useTriggerChatTransport,
 } from "@trigger.dev/sdk/chat/react";
 import { lastAssistantMessageIsCompleteWithApprovalResponses } from "ai";
-import { useEffect, useMemo } from "react";
+import { useEffect, useMemo, useRef } from "react";
 import { freshToken, startChat, type OpenedChat } from "./backend";
 import { Composer } from "./Composer";
 import { Message } from "./Message";
+import { renewing } from "./renewing";
 import { resuming } from "./resume";
 import { useCatchingUp, useFollowing } from "./tabs";
 
@@ -18,6 +19,7 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
     baseURL: opened.serverUrl,
     startSession: ({ chatId }) => startChat(chatId),
     accessToken: async ({ chatId }) => (await freshToken(chatId)).publicAccessToken,
+    fetch: renewing,
     // A chat that exists already: read on after the messages that are shown.
     sessions: opened.session && { [chatId]: opened.session },
     multiTab: true,
@@ -51,8 +53,11 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
   });
 
   const last = messages.at(-1);
+  const end = useRef<HTMLDivElement>(null);
+  useEffect(() => void end.current?.scrollIntoView({ block: "end" }), [messages, pending.pending]);
   return (
     <main data-status={status} data-read-only={isReadOnly}>
+      {messages.length === 0 && <Welcome send={(text) => void sendMessage({ text })} />}
       <ol className="messages">
         {messages.map((message) => (
           <Message
@@ -81,7 +86,7 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
           <button onClick={() => void chat.regenerate()}>Regenerate</button>
         )}
         <span className="quiet" role="status">
-          {isReadOnly ? "active in another tab" : status}
+          {isReadOnly ? "active in another tab" : SAID[status]}
         </span>
       </div>
       <Composer
@@ -91,6 +96,24 @@ export function Chat({ chatId, opened }: { chatId: string; opened: OpenedChat })
           busy && !files ? pending.steer(text) : void sendMessage({ text, files })
         }
       />
+      <div ref={end} />
     </main>
+  );
+}
+
+const SAID = { submitted: "thinking…", streaming: "answering…", ready: "", error: "" };
+const IDEAS = ["count to 30", "what is the weather?", "send email"];
+
+function Welcome({ send }: { send: (text: string) => void }) {
+  return (
+    <section className="welcome">
+      <h1>A chat that survives</h1>
+      <p className="quiet">Reload it, open it twice, or kill the worker while it answers. Try:</p>
+      {IDEAS.map((idea) => (
+        <button key={idea} onClick={() => send(idea)}>
+          {idea}
+        </button>
+      ))}
+    </section>
   );
 }

@@ -26,7 +26,8 @@ export function Composer({ disabled, send }: Props) {
     <form onSubmit={submit}>
       <input
         aria-label="Message"
-        placeholder={disabled ? "Active in another tab" : "count to 30"}
+        placeholder={disabled ? "Active in another tab" : "Say something"}
+        autoFocus
         value={text}
         disabled={disabled}
         onChange={(event) => setText(event.target.value)}

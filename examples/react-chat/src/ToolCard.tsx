@@ -9,10 +9,10 @@ export function ToolCard({ part, decide }: Props) {
   return (
     <section className="tool" data-tool={getToolName(part)} data-state={part.state}>
       <header>
-        {getToolName(part)} <span className="quiet">{part.state}</span>
+        {getToolName(part)} <span className="quiet">{said(part)}</span>
       </header>
-      {part.input !== undefined && <pre>{JSON.stringify(part.input)}</pre>}
-      {part.state === "output-available" && <pre>{JSON.stringify(part.output)}</pre>}
+      {hasContent(part.input) && <pre>{JSON.stringify(part.input)}</pre>}
+      {part.state === "output-available" && <pre className="output">{JSON.stringify(part.output)}</pre>}
       {part.state === "output-error" && <p className="error">{part.errorText}</p>}
       {part.state === "approval-requested" && (
         <p>
@@ -23,3 +23,19 @@ export function ToolCard({ part, decide }: Props) {
     </section>
   );
 }
+
+// What a streaming tool gives before its last output is preliminary.
+const said = (part: Props["part"]) =>
+  part.state === "output-available" && part.preliminary ? SAID["input-available"] : SAID[part.state];
+
+const SAID = {
+  "input-streaming": "is being called",
+  "input-available": "is working",
+  "approval-requested": "asks for your approval",
+  "approval-responded": "was decided",
+  "output-available": "has answered",
+  "output-error": "has failed",
+  "output-denied": "was denied",
+};
+
+const hasContent = (input: unknown) => input != null && Object.keys(input).length > 0;

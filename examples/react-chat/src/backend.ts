@@ -4,7 +4,7 @@ import type { UIMessage } from "ai";
 export type OpenedChat = {
   serverUrl: string;
   messages: UIMessage[];
-  session?: { publicAccessToken: string; lastEventId?: string };
+  session?: { publicAccessToken: string; lastEventId?: string; isStreaming?: boolean };
 };
 
 export type Token = { publicAccessToken: string };

@@ -30,6 +30,7 @@ from everturn.chat.context import (
     set_messages,
     set_stream_options,
     set_turn_timeout,
+    stream_agent,
 )
 from everturn.chat.custom import (
     CustomAgent,
@@ -162,6 +163,7 @@ __all__ = [
     "skills",
     "stop_signal",
     "stream",
+    "stream_agent",
     "streaming_tool",
     "text_of",
     "tool",

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from everturn.chat import commit, hooks
+from everturn.chat import commit, hooks, tracing
+from everturn.chat.failures import means_stopped
 from everturn.chat.output import Response, is_streamable
-from everturn.chat.state import ChatRun, TurnState
+from everturn.chat.state import ChatRun, TurnState, model_messages
 from everturn.chat.turn import (
     begin,
     checkpoint,
@@ -27,7 +28,6 @@ from everturn.chat.turn import (
 )
 from everturn.chat.ui_messages import clean_aborted_parts, new_message_id
 from everturn.protocol.records import Input
-from everturn.tasks.signals import Stopped
 
 log = logging.getLogger("everturn.chat")
 _warned: set[str] = set()
@@ -36,6 +36,11 @@ _warned: set[str] = set()
 async def run_action(run: ChatRun, item: Input | None) -> None:
     """Handle one action to its turn-complete. A failed one uses up a turn index (§2.10)."""
     state = begin(run, item, "action")
+    with tracing.turn(run, state):
+        await _answered(run, state)
+
+
+async def _answered(run: ChatRun, state: TurnState) -> None:
     try:
         await _handle(run, state)
     except Exception as error:  # author code: the action fails, the run lives
@@ -82,11 +87,12 @@ async def _call(run: ChatRun, state: TurnState, payload: Any) -> Any:
         turn=state.turn,
         client_data=state.client_data,
         ui_messages=run.lane.messages,
+        model_lane=lambda: model_messages(run, state),
     )
     try:
         return await run.hook("on_action", event)
-    except Stopped:
-        if not state.stop.aborted:
+    except Exception as error:  # author code, which may say in its way that it was stopped
+        if not (means_stopped(error) and state.stop.aborted):
             raise
         return None
 
@@ -98,7 +104,8 @@ async def _respond(run: ChatRun, state: TurnState, result: Any) -> None:
     response = Response(run.runtime, run.out, message_id=message_id, forced=True, options=options)
     failed = True
     try:
-        await response.pipe(result, state.signal)
+        with tracing.span(run, "stream response"):
+            await response.pipe(result, state.signal)
         failed = False
     finally:
         if response.started:

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
-from everturn.chat import commit, handover, hooks, reading, ui_messages
+from everturn.chat import commit, handover, hooks, reading, tracing, ui_messages
 from everturn.chat.intake import NOWHERE, Intake
 from everturn.chat.output import Chunk
 from everturn.chat.parts import is_tool_part, tool_name
@@ -41,6 +41,7 @@ from everturn.protocol.records import (
     UPGRADE_REQUIRED,
     Input,
     InputCursor,
+    Io,
     Record,
     open_envelope,
     parse_input,
@@ -124,7 +125,10 @@ def _payload_open(run: ChatRun) -> bool:
 async def _read(run: ChatRun) -> Past:
     if run.agent.hydrates:
         return await _read_hydrating(run)
-    snapshot = await reading.snapshot(run)
+    stored: list[Message] = []
+    with tracing.reading(run, "chat.boot.snapshot", stored):
+        snapshot = await reading.snapshot(run)
+        stored.extend(snapshot.messages if snapshot is not None else ())
     # From the turn-complete the snapshot names, included: its cursor tells whether the snapshot
     # was stored before or after a turn-complete.
     last_out = snapshot.last_out if snapshot is not None else None
@@ -132,19 +136,26 @@ async def _read(run: ChatRun) -> Past:
     incoming: list[Record] = []
     async with anyio.create_task_group() as reads:
         after = None if not last_out else last_out - 1
-        reads.start_soon(reading.everything, run, "out", after, out)
+        reads.start_soon(_read_all, run, "out", after, out)
         seen = snapshot.cursor.seq_num if snapshot is not None else None
-        reads.start_soon(reading.everything, run, "in", seen, incoming)
+        reads.start_soon(_read_all, run, "in", seen, incoming)
     return _past(run, snapshot, out, incoming)
 
 
 async def _read_hydrating(run: ChatRun) -> Past:
     """History is the author's: only the newest turn-complete and what follows it is read."""
-    out = await reading.back_to_commit(run)
+    out: list[Record] = []
+    with tracing.reading(run, "chat.boot.replay.out", out):
+        out.extend(await reading.back_to_commit(run))
     cursor = _newest(_cursor_of(out), _row(run))
     incoming: list[Record] = []
-    await reading.everything(run, "in", cursor.seq_num, incoming)
+    await _read_all(run, "in", cursor.seq_num, incoming)
     return _past(run, None, out, incoming)
+
+
+async def _read_all(run: ChatRun, io: Io, after: int | None, found: list[Record]) -> None:
+    with tracing.reading(run, f"chat.boot.replay.{io}", found):
+        await reading.everything(run, io, after, found)
 
 
 # --- what it says -------------------------------------------------------------------------------
@@ -384,9 +395,10 @@ async def _ask_author(
         return turns
     await run.runtime.flush()
     if isinstance(answer.chain, list):
-        run.lane.replace_all(answer.chain)
+        run.lane.replace_all(hooks.history(answer.chain, "on_recovery_boot"))
     if isinstance(answer.recovered_turns, list):
-        turns = _replaced(run, turns, answer.recovered_turns)
+        wanted = hooks.history(answer.recovered_turns, "on_recovery_boot")
+        turns = _replaced(run, turns, wanted)
     if answer.before_boot is not None:
         result = answer.before_boot()
         if inspect.isawaitable(result):

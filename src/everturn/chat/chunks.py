@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 
 from everturn.chat.parts import Part, is_dynamic, is_tool_part, parts_of, tool_name
+from everturn.chat.whole_parts import WHOLE_PARTS
 from everturn.errors import ChatChunkTooLargeError, UIMessageStreamError
 from everturn.ids import Ids
+from everturn.protocol import lenient
 from everturn.protocol.chunks import RESERVED_PREFIX, chunk_problem
 from everturn.protocol.records import RESTARTED_CHUNK
 from everturn.rules import limits
@@ -41,7 +43,7 @@ def check_chunk(chunk: Mapping[str, Any], *, part_id: str = "", ours: bool = Fal
     if not ours and (kind == RESTARTED_CHUNK or kind.startswith(RESERVED_PREFIX)):
         raise UIMessageStreamError(f"{kind!r} is written by the runtime only", chunk_type=kind)
     try:
-        encoded = _encode(chunk)
+        encoded = _encoded(chunk)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UIMessageStreamError(
             f"a {kind!r} chunk cannot be written as JSON: {error}", chunk_type=kind
@@ -50,6 +52,13 @@ def check_chunk(chunk: Mapping[str, Any], *, part_id: str = "", ours: bool = Fal
     if size > limits.CHUNK_BYTES_MAX:
         raise ChatChunkTooLargeError(kind, size, limits.CHUNK_BYTES_MAX)
     return encoded
+
+
+def _encoded(chunk: Mapping[str, Any]) -> bytes:
+    try:
+        return _encode(chunk)
+    except UnicodeEncodeError:  # half a character, as a cut stream of a model leaves it
+        return lenient.encode(chunk)
 
 
 async def text_chunks(
@@ -117,10 +126,10 @@ def _part_chunks(part: Part, number: int) -> Iterator[Part]:
         if part.get("text"):
             yield {"type": f"{kind}-delta", "id": part_id, "delta": part["text"]}
         if part.get("state") != "streaming":
-            yield {"type": f"{kind}-end", "id": part_id}
+            yield {"type": f"{kind}-end", "id": part_id, **_kept(part, "citations")}
     elif is_tool_part(part):
         yield from _tool_chunks(part)
-    elif kind in ("file", "source-url", "source-document") or kind.startswith("data-"):
+    elif kind in WHOLE_PARTS or kind.startswith("data-"):
         yield dict(part)
 
 
@@ -158,12 +167,15 @@ def _tool_chunks(part: Part) -> Iterator[Part]:
 
 def _approval_chunks(part: Part) -> Iterator[Part]:
     approval = part.get("approval")
-    if isinstance(approval, dict) and isinstance(approval.get("id"), str):
-        yield {
-            "type": "tool-approval-request",
-            "toolCallId": part["toolCallId"],
-            "approvalId": approval["id"],
-        }
+    if not isinstance(approval, dict) or not isinstance(approval.get("id"), str):
+        return
+    request = {"toolCallId": part["toolCallId"], "approvalId": approval["id"]}
+    if approval.get("requestReason") is not None:
+        request["reason"] = approval["requestReason"]
+    yield {"type": "tool-approval-request", **request, **_kept(approval, "isAutomatic")}
+    if isinstance(approval.get("approved"), bool):
+        decided = {"approvalId": approval["id"], "approved": approval["approved"]}
+        yield {"type": "tool-approval-response", **decided, **_kept(approval, "reason")}
 
 
 def _kept(part: Part, *fields: str) -> Part:

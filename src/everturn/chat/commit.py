@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from everturn.chat import tracing
 from everturn.protocol.records import (
     TOKEN_HEADER,
     TURN_COMPLETE,
@@ -59,5 +60,8 @@ async def save_history(run: ChatRun, cursor: InputCursor) -> None:
     if run.agent.hydrates:
         return
     last_out = run.trim.slot
-    if await run.transcript.save(run.lane.messages, last_out=last_out, cursor=cursor):
+    messages = run.lane.messages
+    with tracing.span(run, "snapshot.write", {"chat.messages.count": len(messages)}):
+        stored = await run.transcript.save(messages, last_out=last_out, cursor=cursor)
+    if stored:
         run.trim.stored(last_out)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from everturn.chat import hooks
+from everturn.chat import hooks, tracing
 from everturn.chat.failures import ends_attempt, logged
 from everturn.chat.hooks import call_declared
 from everturn.chat.parts import Message, is_tool_part, parts_of
@@ -215,7 +215,7 @@ async def _compact(
         source="inner",
         step_number=boundary.step_number,
     )
-    summary = await _summary(config, event)
+    summary = await _summary(run, config, event)
     if summary is None:
         boundary.show({"type": "finish-step"})
         return None
@@ -327,7 +327,7 @@ async def outer(
         step_number=None,
     )
     event = replace(event, **(context or {}))
-    summary = await _summary(config, event)
+    summary = await _summary(run, config, event)
     if summary is None:
         return
     await _replace_lanes(run, state, config, summary, model, run.lane.messages, "outer")
@@ -362,7 +362,7 @@ async def _replace_lanes(
         start = list(await call_declared(config.compact_model_messages, event))
     if config is not None and config.compact_ui_messages is not None:
         shortened = await call_declared(config.compact_ui_messages, event)
-        run.lane.replace_all(hooks.message_list(shortened, "compact_ui_messages"))
+        run.lane.replace_all(hooks.history(shortened, "compact_ui_messages"))
         state.history_changed = True
         covers = run.lane.messages
     run.lane_start = LaneStart(tuple(start), tuple(covers))
@@ -374,10 +374,16 @@ def _summary_message(summary: str) -> Any:
     return ModelResponse(parts=[TextPart(content=f"{SUMMARY_TITLE}\n\n{summary}")])
 
 
-async def _summary(config: Compaction, event: SummarizeEvent) -> str | None:
+async def _summary(run: ChatRun, config: Compaction, event: SummarizeEvent) -> str | None:
     """The author's summary; None when there is none, for whatever reason (D-17)."""
+    about = {
+        "compaction.source": event.source,
+        "compaction.message_count": len(event.messages),
+        "compaction.total_tokens": event.usage.total_tokens or 0,
+    }
     try:
-        summary = await call_declared(config.summarize, event)
+        with tracing.span(run, "context compaction", about):
+            summary = await call_declared(config.summarize, event)
     except Exception as error:  # author code: without a summary everything stays as it is
         if ends_attempt(error):
             raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from everturn.chat import ui_messages
+from everturn.chat import tracing, ui_messages
 from everturn.chat.background import Work
 from everturn.chat.history import History
 from everturn.chat.output import Chunk, Response, Writer
@@ -13,6 +13,9 @@ from everturn.chat.state import current_run, current_turn
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.tasks.durations import Duration, parse
 from everturn.tasks.signals import Signal
+
+if TYPE_CHECKING:
+    from everturn.chat.adapters.pydantic_ai import AgentStream
 
 
 class _Response:
@@ -33,16 +36,8 @@ class _Response:
         return current_run().writer()
 
 
-class _History:
-    """`chat.history`: the history of the run this is called in (§4.7)."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(current_run().history, name)
-
-
 response = _Response()
-#: Typed as what it forwards to.
-history: History = _History()  # type: ignore[assignment]  # forwards by name to the run's own
+history = History(lambda: current_run().lane)
 
 
 async def pipe(source: Any, *, signal: Signal | None = None, span_name: str | None = None) -> None:
@@ -50,7 +45,7 @@ async def pipe(source: Any, *, signal: Signal | None = None, span_name: str | No
 
     Returns when everything is durable. Raises TypeError for what cannot be streamed.
     """
-    await _pipe(source, signal)
+    await _pipe(source, signal, span_name=span_name)
 
 
 async def pipe_and_capture(
@@ -66,11 +61,17 @@ async def pipe_and_capture(
     """
     last = original_messages[-1] if original_messages else None
     seed = last if last is not None and last.get("role") == "assistant" else None
-    made = await _pipe(source, signal, seed)
+    made = await _pipe(source, signal, seed, span_name=span_name)
     return made.message if made.started else None
 
 
-async def _pipe(source: Any, signal: Signal | None, seed: Chunk | None = None) -> Response:
+async def _pipe(
+    source: Any,
+    signal: Signal | None,
+    seed: Chunk | None = None,
+    *,
+    span_name: str | None = None,
+) -> Response:
     run, turn = current_run(), current_turn()
     turn.piped += 1
     options = run.take_stream_options(turn)
@@ -82,14 +83,31 @@ async def _pipe(source: Any, signal: Signal | None, seed: Chunk | None = None) -
         seed=seed,
         options=options,
     )
-    await made.pipe(source, turn.signal if signal is None else Signal.any(turn.signal, signal))
-    await run.runtime.flush()
+    with tracing.span(run, span_name or "stream response"):
+        await made.pipe(source, turn.signal if signal is None else Signal.any(turn.signal, signal))
+        await run.runtime.flush()
     return made
+
+
+def stream_agent(agent: Any, **options: Any) -> AgentStream:
+    """Prepare a run of a pydantic-ai agent, as chunks; reading it starts the run.
+
+    What `turn.stream` does, for places that have no turn at hand: a tool, an action, a loop of
+    one's own. The stream is something an agent may return, or `chat.pipe` takes.
+
+    Args:
+        agent: a `pydantic_ai.Agent`.
+        options: `messages` (UI messages, or those of the library), `max_steps`, `tools`, `stop`
+            and whatever else `everturn.chat.adapters.pydantic_ai.stream_agent` takes.
+    """
+    from everturn.chat.adapters import pydantic_ai
+
+    return pydantic_ai.stream_agent(agent, **options)
 
 
 def set_messages(chain: Sequence[Chunk]) -> None:
     """Replace the history at the next checkpoint (`chat.history.set`)."""
-    current_run().history.set(list(chain))
+    history.set(list(chain))
 
 
 def set_stream_options(**options: Any) -> None:

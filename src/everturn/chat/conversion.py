@@ -7,10 +7,12 @@ taken out here:
 
 * calls without a result (still streaming, waiting for an answer or an approval, only preliminary):
   a provider refuses a history with a call that nobody answered;
-* sources and data parts, which are for people; the injection marker becomes the user messages it
-  stands for, at its place (D-08);
+* sources and data parts, which are for people, and what a provider added of its own (`custom`,
+  `reasoning-file`), which the loader cannot carry; the injection marker becomes the user messages
+  it stands for, at its place (D-08), and so does a `steering-message` of `ai` 7;
 * what the loader would refuse (fields and part types it does not know) and what a client must not
-  be able to say: provider metadata of user messages names files and settings at the provider.
+  be able to say: provider metadata of user messages names files and settings at the provider;
+* what a provider would refuse, which would poison the chat: see `sendable`.
 
 The model library is imported inside the functions: an agent that never asks for model messages
 does not pay its second of import time (rulings §5.1).
@@ -23,8 +25,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
+from everturn.chat import sendable
 from everturn.chat.parts import (
     FINAL_STATES,
     Message,
@@ -35,6 +36,7 @@ from everturn.chat.parts import (
     parts_of,
     tool_name,
 )
+from everturn.chat.ui_messages import repair
 from everturn.protocol.chunks import INJECTED_CHUNK
 
 if TYPE_CHECKING:
@@ -42,7 +44,14 @@ if TYPE_CHECKING:
     from pydantic_ai.tools import DeferredToolResults
 
 _log: Final = logging.getLogger("everturn.chat")
-_TOOL_FIELDS: Final = ("providerExecuted", "callProviderMetadata")
+#: What a provider stored with a part; a part the library refuses is tried without it.
+_METADATA: Final = ("providerMetadata", "callProviderMetadata")
+#: Where the library shows messages of `RunContext.enqueue` in an answer.
+_ENQUEUED: Final = "data-enqueued-messages"
+#: Parts of an answer that stand for messages which joined it.
+_STAND_INS: Final = (INJECTED_CHUNK, "steering-message", _ENQUEUED)
+#: How the library refuses a message; its validation errors are ValueErrors.
+_REFUSALS: Final = (ValueError, TypeError, AssertionError, RecursionError)
 
 #: `(tool, output, input, tool_call_id) -> what the model sees`
 ModelOutput = Callable[[str, Any, Any, str], Any]
@@ -59,14 +68,25 @@ def to_model_messages(
         newest: False for a piece of history after which more comes: the approvals its last message
             brings were acted on.
 
-    A message that cannot be converted is left out and logged; the others are kept (P-8).
+    A part that cannot be converted is left out and logged; the others are kept (P-8). One that a
+    provider takes only in another form gets that form: `sendable` says which.
+    """
+    return _loaded(for_models(ui_messages, tools, newest=newest))
+
+
+def for_models(
+    ui_messages: Sequence[Message], tools: Any = None, *, newest: bool = True
+) -> list[Message]:
+    """The history without what no model may see, still as UI messages.
+
+    What `to_model_messages` begins with, for adapters of other libraries. Arguments as there.
     """
     for_model = _model_output(tools)
     prepared: list[Message] = []
     last = len(ui_messages) - 1 if newest else -1
-    for index, message in enumerate(ui_messages):
+    for index, message in enumerate(sendable.distinct_calls(ui_messages)):
         prepared.extend(_prepared(message, for_model, is_last=index == last))
-    return _loaded(prepared)
+    return prepared
 
 
 def late_answers_last(ui_messages: Sequence[Message], answered: Set[str]) -> list[Message]:
@@ -142,7 +162,8 @@ def _prepared(message: Message, for_model: ModelOutput, *, is_last: bool) -> Ite
         yield from _prepared_answer(message, for_model, is_last=is_last)
         return
     kinds = ("text",) if role == "system" else ("text", "file")
-    parts = [_plain(part) for part in parts_of(message) if part.get("type") in kinds]
+    found = (_plain(part) for part in parts_of(message) if part.get("type") in kinds)
+    parts = [part for part in found if part is not None]
     if parts:
         yield _envelope(message, parts)
 
@@ -152,7 +173,7 @@ def _prepared_answer(
 ) -> Iterator[Message]:
     parts: list[Part] = []
     for part in parts_of(message):
-        if part.get("type") == INJECTED_CHUNK:
+        if part.get("type") in _STAND_INS:
             if _says_anything(parts):
                 yield _envelope(message, parts)
             parts = []
@@ -162,12 +183,16 @@ def _prepared_answer(
             parts.extend(_tool(part, for_model, keep_decided=is_last))
         elif part.get("type") == "step-start":
             parts.append({"type": "step-start"})
-        elif part.get("type") in ("text", "reasoning"):
-            parts.append(_plain(part, "providerMetadata", "state"))
-        elif part.get("type") == "file" and str(part.get("url")).startswith("data:"):
-            parts.append(_plain(part, "providerMetadata"))
+        elif part.get("type") in ("text", "reasoning") or _is_inline(part):
+            plain = _plain(part, stored=True)
+            if plain is not None:
+                parts.append(plain)
     if _says_anything(parts):
         yield _envelope(message, parts)
+
+
+def _is_inline(part: Part) -> bool:
+    return part.get("type") == "file" and str(part.get("url")).startswith("data:")
 
 
 def _says_anything(parts: list[Part]) -> bool:
@@ -175,12 +200,26 @@ def _says_anything(parts: list[Part]) -> bool:
 
 
 def _envelope(message: Message, parts: list[Part]) -> Message:
-    return {"id": message.get("id") or "", "role": message["role"], "parts": parts}
+    return {"id": str(message.get("id") or ""), "role": message["role"], "parts": parts}
 
 
-def _plain(part: Part, *more: str) -> Part:
-    fields = ("type", "text", "mediaType", "url", "filename", *more)
-    return {field: part[field] for field in fields if part.get(field) is not None}
+def _plain(part: Part, *, stored: bool = False) -> Part | None:
+    """A text, reasoning or file part as the loader takes it; None for one that says nothing.
+
+    Args:
+        stored: with what the provider stored with it.
+    """
+    fields = ("type", "text", "mediaType", "url", "filename")
+    made: Part = {field: part[field] for field in fields if isinstance(part.get(field), str)}
+    metadata = sendable.metadata(part.get("providerMetadata")) if stored else None
+    if metadata is not None:
+        made["providerMetadata"] = metadata
+    if made["type"] == "file":
+        return sendable.file(made)
+    made["text"] = sendable.text(made.get("text", ""))
+    if part.get("state") == "streaming":
+        made["state"] = "streaming"  # its signature has not come
+    return made if made["text"].strip() or metadata is not None else None
 
 
 def _tool(part: Part, for_model: ModelOutput, *, keep_decided: bool) -> Iterator[Part]:
@@ -196,14 +235,23 @@ def _tool(part: Part, for_model: ModelOutput, *, keep_decided: bool) -> Iterator
         return
     call_id = part["toolCallId"]
     made: Part = {"type": part["type"], "toolCallId": call_id, "state": state}
-    made.update((field, part[field]) for field in _TOOL_FIELDS if part.get(field) is not None)
+    name = tool_name(part)
+    known_as = sendable.tool_name(name) if state in FINAL_STATES else name
     if is_dynamic(part):
-        made["toolName"] = tool_name(part)
-    made["input"] = _arguments(part.get("input", part.get("rawInput")))
+        made["toolName"] = known_as
+    else:
+        made["type"] = f"tool-{known_as}"
+    if isinstance(part.get("providerExecuted"), bool):
+        made["providerExecuted"] = part["providerExecuted"]
+    metadata = sendable.metadata(part.get("callProviderMetadata"))
+    if metadata is not None:
+        made["callProviderMetadata"] = metadata
+    made["input"] = sendable.arguments(part.get("input", part.get("rawInput")))
     if state == "output-available":
-        made["output"] = for_model(tool_name(part), part.get("output"), part.get("input"), call_id)
+        output = for_model(name, part.get("output"), part.get("input"), call_id)
+        made["output"] = sendable.value(output)
     elif state == "output-error":
-        made["errorText"] = str(part.get("errorText", ""))
+        made["errorText"] = sendable.text(str(part.get("errorText") or "the tool failed"))
     else:
         made["approval"] = _approval(part, call_id)
     yield made
@@ -221,21 +269,21 @@ def _approval(part: Part, call_id: str) -> Part:
     return approval
 
 
-def _arguments(value: Any) -> Any:
-    """Tool arguments are an object or text; anything else a model sent is kept as JSON text."""
-    if value is None or isinstance(value, str | dict):
-        return value
-    return msgspec.json.encode(value).decode()
-
-
 def _injected(marker: Part) -> Iterator[Message]:
     """The user messages a steering marker stands for: whole ones if stored, else their text."""
+    if marker["type"] == "steering-message":
+        found = {"id": marker.get("id") or "", "role": "user", "parts": parts_of(marker)}
+        yield from repair([found])
+        return
     data = marker.get("data")
     if not isinstance(data, dict):
         return
+    if marker["type"] == _ENQUEUED:
+        yield from _enqueued(data.get("messages"))
+        return
     whole = data.get("uiMessages")
     if isinstance(whole, list):
-        yield from (item for item in whole if isinstance(item, dict) and item.get("role") == "user")
+        yield from (item for item in repair(whole) if item["role"] == "user")
         return
     listed = data.get("messages")
     for item in listed if isinstance(listed, list) else ():
@@ -247,36 +295,56 @@ def _injected(marker: Part) -> Iterator[Message]:
             }
 
 
+def _enqueued(listed: Any) -> Iterator[Message]:
+    """What an author's code put into the library's queue, of people and of the model.
+
+    Without what stands for further messages: that would nest as deeply as whoever wrote it likes.
+    """
+    for item in repair(listed) if isinstance(listed, list) else ():
+        if item["role"] in ("user", "assistant"):
+            kept = [part for part in parts_of(item) if part.get("type") not in _STAND_INS]
+            yield {**item, "parts": kept}
+
+
 # --- the library's loader ---------------------------------------------------------------------
 
 
 def _loaded(prepared: list[Message]) -> list[ModelMessage]:
-    from pydantic import ValidationError
     from pydantic_ai.ui.vercel_ai import VercelAIAdapter
     from pydantic_ai.ui.vercel_ai.request_types import UIMessage
 
-    accepted: list[UIMessage] = []
-    for message in prepared:
-        try:
-            accepted.append(UIMessage.model_validate(message))
-        except ValidationError as error:
-            # The library's text would quote the message; name only what and where.
-            where = ", ".join(".".join(map(str, item["loc"][:3])) for item in error.errors()[:3])
-            _log.warning("conversion.message_skipped %s: %s", message["id"], where)
     try:
-        return VercelAIAdapter.load_messages(accepted)
-    except (ValueError, TypeError, AssertionError):
-        return [item for one in accepted for item in _loaded_alone(one)]
+        return VercelAIAdapter.load_messages([UIMessage.model_validate(one) for one in prepared])
+    except _REFUSALS:
+        kept = (_loadable(message) for message in prepared)
+        whole = [UIMessage.model_validate(one) for one in kept if _says_anything(one["parts"])]
+        return VercelAIAdapter.load_messages(whole)
 
 
-def _loaded_alone(message: Any) -> list[ModelMessage]:
+def _loadable(message: Message) -> Message:
+    """The message with those of its parts that the library takes."""
+    parts: list[Part] = []
+    for part in message["parts"]:
+        bare = {key: value for key, value in part.items() if key not in _METADATA}
+        taken = next((one for one in (part, bare) if _is_loadable(message, one)), None)
+        if taken is not None:
+            parts.append(taken)
+        else:
+            # The library's own words would quote the message; name only what and where.
+            _log.warning("conversion.part_skipped %s: %s", message["id"], part["type"])
+    return {**message, "parts": parts}
+
+
+def _is_loadable(message: Message, part: Part) -> bool:
     from pydantic_ai.ui.vercel_ai import VercelAIAdapter
+    from pydantic_ai.ui.vercel_ai.request_types import UIMessage
 
     try:
-        return VercelAIAdapter.load_messages([message])
-    except (ValueError, TypeError, AssertionError) as error:
-        _log.warning("conversion.message_skipped %s: %s", message.id, type(error).__name__)
-        return []
+        alone = UIMessage.model_validate({**message, "parts": [part]})
+        VercelAIAdapter.load_messages([alone])
+    except _REFUSALS:
+        return False
+    return True
 
 
 # --- to_model_output --------------------------------------------------------------------------

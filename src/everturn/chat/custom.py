@@ -33,11 +33,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from everturn.chat import boot, commit, handover
+from everturn.chat import boot, commit, handover, tracing
 from everturn.chat.definition import TASK_OPTIONS, ChatAgent, Options
 from everturn.chat.handover import Handover
 from everturn.chat.hooks import Hooks
 from everturn.chat.intake import NOWHERE
+from everturn.chat.lifecycle import RUN_HOOKS
 from everturn.chat.message_input import begin_turn, take
 from everturn.chat.state import ChatRun, current_run
 from everturn.chat.turn import checkpoint, drain_deferred, end
@@ -56,7 +57,7 @@ _LOOKED_AT: Final = 100
 
 class _NoHooks(Hooks):
     def add(self, name: str, hook: Any) -> Any:
-        raise ConfigurationError(f"a custom agent has no hooks: {name} is called by the turn loop")
+        raise ConfigurationError(f"a custom agent has no {name}: the turn loop would call it")
 
 
 class CustomAgent(ChatAgent[Any]):
@@ -90,7 +91,9 @@ class CustomAgent(ChatAgent[Any]):
 
     def copy(self, task_id: str | None = None) -> CustomAgent:
         """A second agent with the same function and options."""
-        return CustomAgent(task_id or self.task_id, self.function, self.options, self._config)
+        made = CustomAgent(task_id or self.task_id, self.function, self.options, self._config)
+        made.run_hooks.include(self.run_hooks)
+        return made
 
     def raw_cursor(self, run: ChatRun) -> int | None:
         """A loop that reads the channel by itself gets all that is not committed."""
@@ -102,14 +105,19 @@ class CustomAgent(ChatAgent[Any]):
         Raises what the author's code raises, and AgentError when it ignored its messages.
         """
         run.observer.phase("boot")
-        step = await boot.boot(run)
+        with tracing.span(run, "chat.boot"):
+            step = await boot.boot(run)
         run.lane.replace_all([])
         result = None
         if step is not FirstStep.END:
             payload = await _payload(run)
             run.observer.hook("run", payload)
-            result = await _call(self.function, payload, run)
-            await _close(run)
+            try:
+                result = await _call(self.function, payload, run)
+                await _close(run)
+            finally:
+                if run.turn is not None:
+                    tracing.end_turn(run, run.turn)
         run.observer.phase("end")
         return None if result is None else codec.encode(result)
 
@@ -126,18 +134,21 @@ def custom_agent(
         id: the task id, unique in the project.
         client_data: a model, type or validator for the `metadata` of messages, used by the turns
             of `chat.create_session`.
-        **options: queue, machine, max_duration, max_attempts and description.
+        **options: queue, machine, max_duration, max_attempts and description, and hooks around a
+            run by their names (`on_complete`, …).
 
     Raises:
         ConfigurationError: an unknown option, or an id that is taken.
     """
-    unknown = sorted(set(options) - set(TASK_OPTIONS))
+    unknown = sorted(set(options) - set(TASK_OPTIONS) - RUN_HOOKS)
     if unknown:
         raise ConfigurationError(f"chat.custom_agent has no option {unknown[0]!r}")
-    config = {TASK_OPTIONS[name]: value for name, value in options.items()}
+    config = {TASK_OPTIONS[n]: value for n, value in options.items() if n in TASK_OPTIONS}
 
     def define(function: Callable[..., Any]) -> CustomAgent:
         made = CustomAgent(id, function, Options(client_data=client_data), config)
+        for name in sorted(RUN_HOOKS & set(options)):
+            made.run_hooks.add(name, options[name])
         registry.register(made)
         return made
 

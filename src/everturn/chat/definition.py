@@ -7,13 +7,14 @@ the first run. It offers itself to the worker through the task registry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, Literal
 
 import msgspec
 
 from everturn.chat.compaction import Compaction
-from everturn.chat.hooks import NAMES, H, Hooks
+from everturn.chat.hooks import NAMES, ClientT, H, Hooks
+from everturn.chat.lifecycle import RUN_HOOKS, RunHooks, surrounded
 from everturn.chat.policy import OnBusy, checked
 from everturn.chat.state import ChatRun, NoObserver, Observer, _run
 from everturn.chat.steering import PendingMessages
@@ -24,10 +25,10 @@ from everturn.protocol.runs import TaskDeclaration
 from everturn.rules import limits
 from everturn.tasks import codec, registry
 from everturn.tasks.durations import Duration, parse
+from everturn.tasks.hooks import HookSet
 from everturn.tasks.own_session import OwnSession
 from everturn.tasks.runtime import RunRuntime
 
-ClientT = TypeVar("ClientT")
 log = logging.getLogger("everturn.chat")
 #: Shown when an exception says nothing itself.
 NO_WORDS = "An error occurred."
@@ -52,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_busy: OnBusy = "queue"
 
 
-class ChatAgent(Generic[ClientT]):
+class ChatAgent(RunHooks, Generic[ClientT]):
     """A chat agent: its function, its options, its hooks. Made by `chat.agent`."""
 
     kind: Literal["agent", "custom-agent"] = "agent"
@@ -66,6 +67,7 @@ class ChatAgent(Generic[ClientT]):
         hooks: Hooks | None = None,
     ) -> None:
         """`config` is what the task declaration carries: queue, machine, description, …"""
+        super().__init__()
         self.task_id = task_id
         self.function = function
         self.options = options
@@ -171,6 +173,7 @@ class ChatAgent(Generic[ClientT]):
     # --- the worker's side ---------------------------------------------------------------------
 
     def declaration(self) -> TaskDeclaration:
+        """What the server has to know about it."""
         queue = self._config.get("queue")
         config = {key: value for key, value in self._config.items() if key != "queue"}
         schema = codec.json_schema(self.options.client_data)
@@ -184,11 +187,18 @@ class ChatAgent(Generic[ClientT]):
             config=config,
         )
 
-    async def run(self, runtime: RunRuntime, observer: Observer | None = None) -> bytes | None:
+    def run(
+        self, runtime: RunRuntime, observer: Observer | None = None
+    ) -> Coroutine[Any, Any, bytes | None]:
         """Work one attempt of a run: boot, turns, waits, until it ends by its own decision.
 
         Raises what ends the attempt: a failing boot hook, a lost lease, running out of memory.
         """
+        work = self._work(runtime, observer)
+        # Handed on and not awaited here: a frame more is memory that every parked chat would hold.
+        return surrounded(self.task_id, self.run_hooks, runtime, work)
+
+    async def _work(self, runtime: RunRuntime, observer: Observer | None) -> bytes | None:
         from everturn.chat import turn_loop
 
         output: bytes | None = None
@@ -221,9 +231,11 @@ class ChatAgent(Generic[ClientT]):
 
     def copy(self, task_id: str | None = None) -> ChatAgent[ClientT]:
         """A second agent with the same function, options and hooks, for helpers that extend."""
-        return ChatAgent(
+        made: ChatAgent[ClientT] = ChatAgent(
             task_id or self.task_id, self.function, self.options, self._config, self.hooks.copy()
         )
+        made.run_hooks.include(self.run_hooks)
+        return made
 
     def __repr__(self) -> str:
         return f"<chat agent {self.task_id!r}>"
@@ -268,6 +280,7 @@ def agent(
     compaction: Compaction | None = None,
     pending_messages: PendingMessages | None = None,
     on_busy: OnBusy = "queue",
+    oom_machine: str | None = None,
     **more: Any,
 ) -> Callable[[Callable[..., Any]], ChatAgent[Any]]:
     """Define a chat agent and offer it to the worker.
@@ -294,8 +307,10 @@ def agent(
         pending_messages: what becomes of messages that arrive during a turn (steering).
         on_busy: the same as a word: `queue`, `steer`, `latest`, `reject` or `interrupt`
             (`chat.policy` says what each means).
-        **more: hooks by their names, and the options queue, machine, max_duration, max_attempts
-            and description.
+        oom_machine: machine preset for one more attempt of a run that ran out of memory: its turn
+            is answered again there, and completed turns are not. Without it such a run fails.
+        **more: hooks by their names, those around a run (`on_start`, `on_complete`, …) included,
+            and the options queue, machine, max_duration, max_attempts and description.
 
     Raises:
         ConfigurationError: an unknown option, or an id that is taken.
@@ -318,11 +333,13 @@ def agent(
         pending_messages=checked(on_busy, pending_messages),
         on_busy=on_busy,
     )
-    hooks = Hooks()
-    config: dict[str, Any] = {}
+    hooks, around = Hooks(), HookSet()
+    config: dict[str, Any] = _attempts(oom_machine)
     for name, value in more.items():
         if name in NAMES:
             hooks.add(name, value)
+        elif name in RUN_HOOKS:
+            around.add(name, value)
         elif name in TASK_OPTIONS:
             config[TASK_OPTIONS[name]] = value
         else:
@@ -330,10 +347,18 @@ def agent(
 
     def define(function: Callable[..., Any]) -> ChatAgent[Any]:
         made: ChatAgent[Any] = ChatAgent(id, function, options, config, hooks)
+        made.run_hooks.include(around)
         registry.register(made)
         return made
 
     return define
+
+
+def _attempts(oom_machine: str | None) -> dict[str, Any]:
+    """How often a run is tried: failures of turns never end it, so usually once (§3.1)."""
+    if oom_machine is None:
+        return {}
+    return {"retry": {"maxAttempts": 2, "outOfMemory": {"machine": oom_machine}}}
 
 
 def _stream_options(

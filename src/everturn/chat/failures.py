@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from everturn.errors import Fenced, LeaseLost
+from everturn.tasks.signals import Stopped
 
 log = logging.getLogger("everturn.chat")
 
@@ -18,6 +19,17 @@ def ends_attempt(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(ends_attempt(inner) for inner in error.exceptions)
     return not isinstance(error, Exception)
+
+
+def means_stopped(error: BaseException) -> bool:
+    """Whether an exception only says that what it comes from was stopped.
+
+    Ours, or that of the model library for a run that a cancellation token ended; told by name, so
+    that nobody pays its import to ask.
+    """
+    kind = type(error)
+    library = kind.__module__.partition(".")[0] == "pydantic_ai"
+    return isinstance(error, Stopped) or (library and kind.__name__ == "RunCancelled")
 
 
 async def logged(call: Callable[[], Any], name: str) -> None:

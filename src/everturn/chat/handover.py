@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from everturn.chat import tracing
 from everturn.chat.chunks import message_chunks
 from everturn.chat.parts import (
     Message,
@@ -271,7 +272,8 @@ async def receive(run: ChatRun, limit_s: float) -> Handover | None:
 
     Messages that arrive meanwhile stay in the FIFO.
     """
-    item = await run.intake.handover(limit_s)
+    with tracing.span(run, "waiting for handover signal"):
+        item = await run.intake.handover(limit_s)
     made = handover_of(item, run.runtime.ids) if item is not None else None
     if item is not None and made is None:
         run.intake.decide(item.seq_num)

@@ -9,11 +9,12 @@ them, so what hooks, turns and `chat.history` hand out needs no conversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from everturn.chat import hooks
 from everturn.chat.parts import is_tool_part, tool_name
-from everturn.chat.ui_messages import UIMessage, as_objects
+from everturn.chat.ui_messages import UIMessage, as_object, as_objects, id_of, index_of
 
 Message = dict[str, Any]
 _RESOLVED = ("output-available", "output-error")
@@ -43,14 +44,25 @@ class Lane:
 
     def upsert(self, message: Message) -> None:
         """Replace the message of that id in place, else append."""
-        self.replace_all(_upserted(self._messages, message))
+        messages = list(self._messages)
+        index = index_of(messages, id_of(message))
+        if index is None:
+            messages.append(as_object(message))
+        else:
+            messages[index] = as_object(message)
+        self._messages = messages
+        self.version += 1
 
     def current(self) -> list[UIMessage]:
         """A copy, with what is staged."""
         return list(self._messages if self._staged is None else self._staged)
 
     def stage(self, messages: Sequence[Message]) -> None:
-        self._staged = as_objects(messages)
+        """The author's change, at the next checkpoint; what is no message is left out (P-8).
+
+        Raises TypeError for what is no list, and for objects that JSON has no form for.
+        """
+        self._staged = as_objects(hooks.history(messages, "chat.history"))
 
     def apply(self) -> bool:
         """A checkpoint: what is staged becomes the lane. True when there was something."""
@@ -61,35 +73,34 @@ class Lane:
         return True
 
 
-def _upserted(messages: Sequence[Message], message: Message) -> list[Message]:
-    out: list[Message] = list(messages)
-    for index, held in enumerate(out):
-        if message.get("id") and held.get("id") == message["id"]:
-            out[index] = message
-            return out
-    out.append(message)
-    return out
-
-
 class History:
-    """`chat.history`: reads include what is staged; changes apply at the next checkpoint."""
+    """`chat.history`: the history of the run this is called in (§4.7).
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    Reads are synchronous and include changes that are not applied yet. Changes become the history
+    at the next checkpoint: after `on_action`, `on_turn_start`, the agent function,
+    `on_before_turn_complete` and `on_turn_complete`. Everything raises ChatContextError outside
+    of a run.
+    """
+
+    def __init__(self, find: Callable[[], Lane]) -> None:
+        """`find` gives the lane of the run that the caller belongs to."""
+        self._find = find
 
     def all(self) -> list[UIMessage]:
-        return self._lane.current()
+        """A copy of the history, oldest message first."""
+        return self._find().current()
 
     def get_chain(self) -> list[UIMessage]:
         """The same as `all`."""
-        return self._lane.current()
+        return self._find().current()
 
     def find_message(self, id: str) -> UIMessage | None:
-        return next((m for m in self._lane.current() if m.get("id") == id), None)
+        """The message of that id; None when there is none."""
+        return next((m for m in self._find().current() if m.get("id") == id), None)
 
     def get_pending_tool_calls(self) -> list[dict[str, Any]]:
         """Calls of the newest assistant message that wait for an answer."""
-        for message in reversed(self._lane.current()):
+        for message in reversed(self._find().current()):
             if message.get("role") == "assistant":
                 return [
                     _call(part, message)
@@ -102,7 +113,7 @@ class History:
         """Calls of the whole chain that have an output or an error."""
         return [
             _call(part, message)
-            for message in self._lane.current()
+            for message in self._find().current()
             for part in message.get("parts") or ()
             if is_tool_part(part) and part.get("state") in _RESOLVED
         ]
@@ -129,24 +140,27 @@ class History:
 
     def set(self, messages: Sequence[Message]) -> None:
         """Replace the whole chain."""
-        self._lane.stage(messages)
+        self._find().stage(messages)
 
     def remove(self, id: str) -> None:
-        self._lane.stage([m for m in self._lane.current() if m.get("id") != id])
+        """Take a message out; an unknown id changes nothing."""
+        self._find().stage([m for m in self._find().current() if m.get("id") != id])
 
     def replace(self, id: str, message: Message) -> None:
-        self._lane.stage([message if m.get("id") == id else m for m in self._lane.current()])
+        """Put another message in the place of one; an unknown id changes nothing."""
+        self._find().stage([message if m.get("id") == id else m for m in self._find().current()])
 
     def rollback_to(self, id: str) -> None:
         """Keep everything up to and including the message; an unknown id changes nothing."""
-        messages = self._lane.current()
+        messages = self._find().current()
         for index, message in enumerate(messages):
             if message.get("id") == id:
-                self._lane.stage(messages[: index + 1])
+                self._find().stage(messages[: index + 1])
                 return
 
     def slice(self, start: int, end: int | None = None) -> None:
-        self._lane.stage(self._lane.current()[start:end])
+        """Keep a part, as Python slices lists: negative numbers count from the end."""
+        self._find().stage(self._find().current()[start:end])
 
 
 def _call(part: Message, message: Message) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
-from everturn.chat.ui_messages import UIMessage
+from typing_extensions import TypeVar
+
+from everturn.chat.ui_messages import UIMessage, repair
 from everturn.errors import ConfigurationError
 from everturn.tasks.context import TaskContext
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 Hook = Callable[..., Any]
 H = TypeVar("H", bound=Hook)
+#: The model of an agent's client data. Written without it, a type means whatever it is.
+ClientT = TypeVar("ClientT", default=Any)
 Message = dict[str, Any]
 Phase = Literal["preload", "continuation", "turn"]
 
@@ -74,15 +79,31 @@ class RecoveryOverrides:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RunEvent:
+class _RunEvent(Generic[ClientT]):
     ctx: TaskContext
     run_id: str
     chat_id: str
-    client_data: Any
+    client_data: ClientT
 
 
 @dataclass(frozen=True, kw_only=True)
-class BootEvent(_RunEvent):
+class _WithModelLane:
+    """Events that show the history in the model library's form too."""
+
+    #: Makes `messages`; not called unless somebody looks, so that chats whose hooks never do pay
+    #: for no conversion.
+    model_lane: Callable[[], list[Any]] = field(default=list, repr=False, compare=False)
+
+    @cached_property
+    def messages(self) -> list[Any]:
+        """The history as messages of the model library; made when it is first asked for."""
+        return self.model_lane()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootEvent(_RunEvent[ClientT]):
+    """A process begins to work for this run: a first one, a continuation or a next attempt."""
+
     chat_access_token: str
     continuation: bool
     previous_run_id: str | None
@@ -90,13 +111,17 @@ class BootEvent(_RunEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreloadEvent(_RunEvent):
+class PreloadEvent(_RunEvent[ClientT]):
+    """The run was started before anybody wrote."""
+
     chat_access_token: str
     writer: Writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateMessagesEvent:
+    """What came in for this turn, before it joins the history."""
+
     chat_id: str
     messages: list[UIMessage]
     turn: int
@@ -104,46 +129,55 @@ class ValidateMessagesEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HydrateMessagesEvent:
+class HydrateMessagesEvent(Generic[ClientT]):
+    """Asked for the whole history, which the author keeps."""
+
     chat_id: str
     turn: int
     #: submit-message | regenerate-message | action
     trigger: str
     incoming_messages: list[UIMessage]
     previous_messages: list[UIMessage]
-    client_data: Any
+    client_data: ClientT
     continuation: bool
     previous_run_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolveToolsEvent:
+class ResolveToolsEvent(Generic[ClientT]):
+    """Asked for the tools of a turn; given to the function form of `tools`."""
+
     chat_id: str
     turn: int
     continuation: bool
-    client_data: Any
+    client_data: ClientT
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareMessagesEvent:
+class PrepareMessagesEvent(Generic[ClientT]):
+    """Asked what the model is sent."""
+
     chat_id: str
     turn: int
     messages: list[Any]
+    #: run | compaction-rebuild | compaction-result
     reason: str
-    client_data: Any
+    client_data: ClientT
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionEvent:
+class ActionEvent(_WithModelLane, Generic[ClientT]):
+    """A client asked for something that is no message."""
+
     chat_id: str
     action: Any
     turn: int
-    client_data: Any
+    client_data: ClientT
     ui_messages: list[UIMessage]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TurnEvent(_RunEvent):
+class _TurnEvent(_RunEvent[ClientT], _WithModelLane):
     chat_access_token: str
     turn: int
     ui_messages: list[UIMessage]
@@ -153,20 +187,26 @@ class _TurnEvent(_RunEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatStartEvent(_TurnEvent):
+class ChatStartEvent(_TurnEvent[ClientT]):
+    """The first turn of a chat is about to begin."""
+
     writer: Writer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnStartEvent(_TurnEvent):
+class TurnStartEvent(_TurnEvent[ClientT]):
+    """A turn is about to be answered; its message is in the history."""
+
     previous_turn_usage: Any
     total_usage: Any
     writer: Writer
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TurnEndEvent(_TurnEvent):
+class _TurnEndEvent(_TurnEvent[ClientT]):
     new_ui_messages: list[UIMessage]
+    #: Makes `new_messages`, as `model_lane` makes `messages`.
+    new_model_lane: Callable[[], list[Any]] = field(default=list, repr=False, compare=False)
     response_message: UIMessage | None
     raw_response_message: UIMessage | None
     stopped: bool
@@ -174,14 +214,23 @@ class _TurnEndEvent(_TurnEvent):
     total_usage: Any
     finish_reason: str | None
 
+    @cached_property
+    def new_messages(self) -> list[Any]:
+        """What the turn added, as messages of the model library; empty after an error."""
+        return self.new_model_lane()
+
 
 @dataclass(frozen=True, kw_only=True)
-class BeforeTurnCompleteEvent(_TurnEndEvent):
+class BeforeTurnCompleteEvent(_TurnEndEvent[ClientT]):
+    """The answer is there, and the turn still open: what is written now belongs to it."""
+
     writer: Writer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnCompleteEvent(_TurnEndEvent):
+class TurnCompleteEvent(_TurnEndEvent[ClientT]):
+    """The turn is durable; `error` says what a failed one failed with."""
+
     #: seq_num of this turn's turn-complete record, as a string; what a client resumes after.
     last_event_id: str
     error: BaseException | None = None
@@ -208,14 +257,16 @@ class CompactedEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatSuspendEvent(_RunEvent):
+class ChatSuspendEvent(_RunEvent[ClientT], _WithModelLane):
+    """The run gives up its slot, or has it again; `messages` is for phase `turn` only."""
+
     phase: Phase
     #: Of phase `turn` only.
     turn: int | None = None
     ui_messages: list[UIMessage] | None = None
 
 
-class ChatResumeEvent(ChatSuspendEvent):
+class ChatResumeEvent(ChatSuspendEvent[ClientT]):
     """The same fields, after a wake."""
 
 
@@ -307,6 +358,23 @@ def message_list(value: Any, hook: str) -> list[Message]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{hook} must return a list of messages, not {type(value).__name__}")
     return [plain_message(item, hook) for item in value]
+
+
+#: What a store of JSON can hold in the place of a message.
+_JSON: Final = (dict, list, str, int, float, type(None))
+
+
+def history(value: Any, hook: str) -> list[Message]:
+    """A history that an author's own store holds, repaired (P-8).
+
+    JSON that is no message is left out: a store that holds one such item would fail every turn.
+    Raises TypeError for what is no list, and for objects that no store of JSON could hold.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError(f"{hook}: a history is a list of messages, not {type(value).__name__}")
+    return repair(
+        [item if isinstance(item, _JSON) else plain_message(item, hook) for item in value]
+    )
 
 
 def plain_message(value: Any, hook: str) -> Message:

@@ -36,10 +36,19 @@ def without_injected(history: Sequence[Message], message_id: str) -> list[Messag
     """
     if not message_id:
         return list(history)
-    return [
-        _unmarked(message, message_id) if message_id in marked_ids(message) else message
-        for message in history
+    # In one expression without calls, because each turn looks at the whole history.
+    marked = [
+        index
+        for index, message in enumerate(history)
+        if message.get("role") == "assistant" and isinstance(message.get("parts"), list)
+        for part in message["parts"]
+        if isinstance(part, dict) and part.get("type") == INJECTED_CHUNK
     ]
+    found = list(history)
+    for index in marked:
+        if message_id in marked_ids(found[index]):
+            found[index] = _unmarked(found[index], message_id)
+    return found
 
 
 def _unmarked(message: Message, message_id: str) -> Message:

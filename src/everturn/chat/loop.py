@@ -24,14 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from everturn.chat import compaction, ui_messages
+from everturn.chat import compaction, tracing, ui_messages
 from everturn.chat import handover as handovers
 from everturn.chat.accumulator import MessageAccumulator
 from everturn.chat.compaction import Compaction
 from everturn.chat.custom import CustomAgent, complete_turn, wait_for_handover
 from everturn.chat.handover import Handover
+from everturn.chat.hooks import ClientT
 from everturn.chat.message_input import arrives, begin_turn
 from everturn.chat.output import Response, add_usage
 from everturn.chat.state import ChatRun, Turn, TurnState, current_run, model_messages
@@ -43,7 +44,6 @@ from everturn.tasks.durations import Duration
 from everturn.tasks.durations import parse as seconds
 from everturn.tasks.signals import Signal
 
-ClientT = TypeVar("ClientT")
 Message = dict[str, Any]
 
 
@@ -106,7 +106,8 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
                 run.out.write({"type": "finish", "finishReason": "stop"})
         else:
             response = response_of(run, state)
-            await response.pipe(source, self.signal)
+            with tracing.span(run, "stream response"):
+                await response.pipe(source, self.signal)
         run.intake.unstoppable()
         made = None
         if not self._session.cancelled:

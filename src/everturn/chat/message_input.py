@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from everturn.chat import tracing
 from everturn.chat.handover import Handover
 from everturn.chat.state import ChatRun, TurnState, current_run
 from everturn.chat.turn import begin, ends_attempt
@@ -41,6 +42,7 @@ def begin_turn(run: ChatRun, item: Input | None, given: Handover | None = None) 
     """Make the FIFO's head, or `item`, the turn in progress; stops reach their listeners."""
     state = begin(run, item, "turn")
     state.handover = given
+    tracing.begin_turn(run, state)
 
     def stopped(reason: str) -> None:
         for listener in list(run.stop_listeners):
@@ -67,19 +69,20 @@ async def arrives(
     run.intake.listen()
     while not run.intake.has_work():
         run.observer.phase("wait")
-        if idle_s > 0 and await run.intake.arrives(idle_s):
-            return True
-        if not suspends:
-            return False
-        await _called(on_suspend)
-        run.observer.phase("suspended")
-        until_ms = None
-        if timeout_s is not None:
-            until_ms = run.runtime.clock.now_ms() + int(timeout_s * 1000)
-        if not await run.intake.source.suspend(until_ms=until_ms, ready=run.intake.has_work):
-            return False
-        run.intake.source.open()
-        await _called(on_resume)
+        with tracing.waiting(run):
+            if idle_s > 0 and await run.intake.arrives(idle_s):
+                return True
+            if not suspends:
+                return False
+            await _called(on_suspend)
+            run.observer.phase("suspended")
+            until_ms = None
+            if timeout_s is not None:
+                until_ms = run.runtime.clock.now_ms() + int(timeout_s * 1000)
+            if not await run.intake.source.suspend(until_ms=until_ms, ready=run.intake.has_work):
+                return False
+            run.intake.source.open()
+            await _called(on_resume)
     return True
 
 

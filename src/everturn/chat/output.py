@@ -195,7 +195,8 @@ async def as_chunks(
     try:
         async for item in items:
             if isinstance(item, str):
-                made = framing.text(item)
+                # Libraries yield strings of classes of their own, which JSON does not know.
+                made = framing.text(str(item))
             elif is_message(item):
                 made = (c for piece in message_chunks(item) for c in framing.chunk(piece))
             elif isinstance(item, dict):

@@ -3,7 +3,9 @@
 A read that fails (after the tries of the link beneath) is not the same as a read that finds
 nothing. Taken for empty, `.out` would hide that a message was answered, which would be answered
 twice; `.in` would hide a message, which would be lost. So the attempt gives up: it ends
-interrupted, which costs nothing, and the run is queued again.
+interrupted, and the run is queued again. It says why, so that it is counted: what can never be
+read ends the run after three attempts, visibly, and not never (rulings §1.8). A store that is
+away altogether costs nothing: the server cannot count then either, and waits.
 
 The snapshot is different in one case. While `.out` is whole from its first record, everything a
 snapshot could say can be replayed, and a boot goes on without it. Once something was trimmed,
@@ -23,7 +25,7 @@ from everturn.errors import CursorTrimmed, EverturnError, Fenced, LeaseLost
 from everturn.protocol.records import TURN_COMPLETE, Io, Record
 from everturn.protocol.runs import RunOutcome
 from everturn.rules import limits
-from everturn.tasks.failures import AttemptFailed
+from everturn.tasks.failures import AttemptFailed, internal_error
 
 log = logging.getLogger("everturn.chat")
 
@@ -111,4 +113,5 @@ async def _gives_up(run: ChatRun, what: str) -> AttemptFailed:
     """The exception that ends the attempt interrupted, after a pause."""
     log.warning("boot.read_failed: %s; the run is queued again", what, exc_info=True)
     await run.runtime.clock.sleep(PAUSE_S)
-    return AttemptFailed(RunOutcome(kind="interrupted"))
+    error = internal_error("TASK_RUN_CRASHED", f"a boot could not read {what}")
+    return AttemptFailed(RunOutcome(kind="interrupted", error=error))

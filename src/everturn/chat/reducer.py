@@ -9,6 +9,7 @@ chat from a script sees the message a browser sees. Its rules (chat-agent §4.2.
 * A step is the parts after the newest `step-start`. A chunk about a tool call looks for the call
   in the current step. Only results, approvals and denials may look further back: they may
   belong to a call of an earlier pause.
+* `reset-step` takes back the parts of the current step; `ai` 6 does not know it and shows them.
 * An absent field and a field that is `null` are different things, in chunks and in parts.
 * `error` and `abort` add no part; they are remembered beside the message.
 * A `start` with another id than an earlier `start` of the same stream begins a fresh message
@@ -39,6 +40,7 @@ from everturn.chat.parts import (
     without,
     write_tool,
 )
+from everturn.chat.whole_parts import WHOLE_PARTS, whole_part
 from everturn.errors import UIMessageStreamError
 from everturn.protocol.chunks import DATA_PREFIX
 
@@ -143,6 +145,22 @@ class MessageReducer:
         self._text, self._reasoning = {}, {}
         return False
 
+    def _reset_step(self, chunk: Mapping[str, Any]) -> bool:
+        """Take back what the current step has shown: a provider begins it anew."""
+        step = next(
+            (
+                n
+                for n in range(len(self._parts), 0, -1)
+                if self._parts[n - 1]["type"] == "step-start"
+            ),
+            0,
+        )
+        self._settle()  # a part of an earlier step keeps what was said to it meanwhile
+        self._text, self._reasoning, self._calls = {}, {}, {}
+        changed = len(self._parts) > step
+        del self._parts[step:]
+        return changed
+
     def _finish(self, chunk: Mapping[str, Any]) -> bool:
         reason = chunk.get("finishReason")
         if reason is not None:
@@ -208,6 +226,9 @@ class MessageReducer:
         return True
 
     def _text_end(self, chunk: Mapping[str, Any]) -> bool:
+        opened = self._text.get(text_field(chunk, "id"))
+        if opened is not None and chunk.get("citations") is not None:
+            opened.part["citations"] = chunk["citations"]
         return self._close_part(self._text, chunk)
 
     def _reasoning_end(self, chunk: Mapping[str, Any]) -> bool:
@@ -224,36 +245,8 @@ class MessageReducer:
 
     # --- files, sources, data -----------------------------------------------------------------
 
-    def _file(self, chunk: Mapping[str, Any]) -> bool:
-        part: Json = {
-            "type": "file",
-            "mediaType": text_field(chunk, "mediaType"),
-            "url": text_field(chunk, "url"),
-        }
-        if chunk.get("providerMetadata") is not None:
-            part["providerMetadata"] = chunk["providerMetadata"]
-        self._parts.append(part)
-        return True
-
-    def _source_url(self, chunk: Mapping[str, Any]) -> bool:
-        part: Json = {
-            "type": "source-url",
-            "sourceId": text_field(chunk, "sourceId"),
-            "url": text_field(chunk, "url"),
-        }
-        copy_fields(chunk, part, "title", "providerMetadata")
-        self._parts.append(part)
-        return True
-
-    def _source_document(self, chunk: Mapping[str, Any]) -> bool:
-        part: Json = {
-            "type": "source-document",
-            "sourceId": text_field(chunk, "sourceId"),
-            "mediaType": text_field(chunk, "mediaType"),
-            "title": text_field(chunk, "title"),
-        }
-        copy_fields(chunk, part, "filename", "providerMetadata")
-        self._parts.append(part)
+    def _whole(self, chunk: Mapping[str, Any]) -> bool:
+        self._parts.append(whole_part(chunk))
         return True
 
     def _data(self, chunk: Mapping[str, Any]) -> bool:
@@ -319,10 +312,26 @@ class MessageReducer:
         if chunk.get("approvalDescriptor") is not None:
             approval["descriptor"] = chunk["approvalDescriptor"]
         copy_fields(chunk, approval, "inputSchemaInput")
+        if chunk.get("reason") is not None:
+            approval["requestReason"] = chunk["reason"]
+        if chunk.get("isAutomatic") is True:
+            approval["isAutomatic"] = True
         if chunk.get("signature") is not None:
             approval["signature"] = chunk["signature"]
         part["state"] = "approval-requested"
         part["approval"] = approval
+        return True
+
+    def _tool_approval_response(self, chunk: Mapping[str, Any]) -> bool:
+        part = self._asked(chunk)
+        part["state"] = "approval-responded"
+        part["approval"] = {**part["approval"], "approved": chunk.get("approved") is True}
+        if chunk.get("reason") is not None:
+            part["approval"]["reason"] = chunk["reason"]
+        if chunk.get("providerExecuted") is not None:
+            part["providerExecuted"] = chunk["providerExecuted"]
+        if chunk.get("providerMetadata") is not None:
+            part["callProviderMetadata"] = chunk["providerMetadata"]
         return True
 
     def _tool_output_denied(self, chunk: Mapping[str, Any]) -> bool:
@@ -396,6 +405,23 @@ class MessageReducer:
             chunk_id=call_id,
         )
 
+    def _asked(self, chunk: Mapping[str, Any]) -> Json:
+        """The call that an approval was asked for."""
+        approval_id = text_field(chunk, "approvalId")
+        for part in self._parts:
+            approval = part.get("approval")
+            if (
+                is_tool_part(part)
+                and isinstance(approval, dict)
+                and approval.get("id") == approval_id
+            ):
+                return part
+        raise UIMessageStreamError(
+            f"a {chunk['type']!r} chunk names approval {approval_id!r}, which nobody asked for",
+            chunk_type=chunk["type"],
+            chunk_id=approval_id,
+        )
+
     # --- what is computed late ----------------------------------------------------------------
 
     @property
@@ -459,14 +485,14 @@ _HANDLERS: Final = {
     "tool-input-available": _R._tool_input_available,
     "tool-input-error": _R._tool_input_error,
     "tool-approval-request": _R._tool_approval_request,
+    "tool-approval-response": _R._tool_approval_response,
     "tool-output-available": _R._tool_output_available,
     "tool-output-error": _R._tool_output_error,
     "tool-output-denied": _R._tool_output_denied,
-    "file": _R._file,
-    "source-url": _R._source_url,
-    "source-document": _R._source_document,
+    **dict.fromkeys(WHOLE_PARTS, _R._whole),
     "message-metadata": _R._merge_metadata,
     "finish-step": _R._finish_step,
+    "reset-step": _R._reset_step,
     "finish": _R._finish,
     "error": _R._error,
     "abort": _R._abort,

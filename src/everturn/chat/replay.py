@@ -390,7 +390,7 @@ def _open_ids(chunks: Iterable[Part]) -> tuple[tuple[str, ...], tuple[str, ...]]
     open_: dict[str, dict[str, None]] = {"text": {}, "reasoning": {}}
     for chunk in chunks:
         family, _, event = chunk["type"].partition("-")
-        if chunk["type"] == "finish-step":
+        if chunk["type"] in ("finish-step", "reset-step"):
             open_["text"].clear()
             open_["reasoning"].clear()
         elif family in open_ and isinstance(chunk.get("id"), str):

@@ -12,6 +12,7 @@ from typing import Any
 
 from everturn.chat import prompts
 from everturn.chat.skills import contribution as skills_contribution
+from everturn.chat.state import current_run_or_none
 from everturn.chat.tools import listed
 
 
@@ -26,7 +27,10 @@ def run_options(
     """Keyword arguments for `turn.stream` and `chat.stream_agent`.
 
     From the prompt of the run come instructions, settings and the model it names; from its skills
-    more instructions and three tools; from the runtime the step hook, always.
+    more instructions and three tools; from the runtime the step hook, always, and during a turn
+    a cancellation token. With that one a run that an author awaits himself,
+    `await agent.run(…, **chat.run_options())`, ends when the turn is stopped: it raises the
+    library's RunCancelled, which fails no stopped turn.
 
     Args:
         registry: models by the names prompts use; without one a prompt's model is not used.
@@ -55,6 +59,7 @@ def run_options(
         ),
         **_tools(_with_skills(skill["tools"], tools)),
         **_step_hook(),
+        **_cancellation(),
     }
 
 
@@ -80,6 +85,15 @@ def _step_hook() -> dict[str, Any]:
     from everturn.chat.step_hook import with_step_hook
 
     return {"capabilities": with_step_hook(None)}
+
+
+def _cancellation() -> dict[str, Any]:
+    run = current_run_or_none()
+    if run is None or run.turn is None:
+        return {}
+    from everturn.chat.adapters.pydantic_ai import TurnToken
+
+    return {"cancellation_token": TurnToken(run.turn.signal)}
 
 
 def _tools(tools: Any) -> dict[str, Any]:

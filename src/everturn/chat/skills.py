@@ -56,6 +56,7 @@ class ResolvedSkill(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def description(self) -> str:
+        """What it is for, as the model is told."""
         return self.frontmatter["description"]
 
 

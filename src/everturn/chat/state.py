@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from anyio.abc import TaskGroup
 
+from everturn.chat import tracing
 from everturn.chat.background import Background, Deferred
-from everturn.chat.history import History, Lane
+from everturn.chat.history import Lane
+from everturn.chat.hooks import ClientT
 from everturn.chat.intake import Intake
 from everturn.chat.output import Chunk, DataParts, Outlet, Writer
 from everturn.chat.policy import Policy
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from everturn.chat.prompts import StoredPrompt
     from everturn.chat.skills import ResolvedSkill
 
-ClientT = TypeVar("ClientT")
 Message = dict[str, Any]
 
 
@@ -122,6 +123,8 @@ class TurnState:
     stream_options: dict[str, Any] = field(default_factory=dict)
     #: The options of the turn's newest stream.
     shown_with: UIStreamOptions | None = None
+    #: The OpenTelemetry span of a turn of an author's loop (`tracing`).
+    span: Any = None
 
     @property
     def trigger(self) -> str:
@@ -149,7 +152,6 @@ class ChatRun:
         "ctx",
         "early_stream_options",
         "end_requested",
-        "history",
         "idle_timeout_s",
         "input_used",
         "intake",
@@ -212,7 +214,6 @@ class ChatRun:
         self.started = False
 
         self.lane = Lane()
-        self.history = History(self.lane)
         self.out = Outlet(runtime)
         self.transcript = Transcript(runtime)
         self.background = Background(tasks)
@@ -275,10 +276,11 @@ class ChatRun:
         if not self.agent.hooks.has(name):
             return None
         self.observer.hook(name, event)
-        value = await self.agent.hooks.call(name, event, self.ctx)
-        writer = getattr(event, "writer", None)
-        if isinstance(writer, Writer):
-            await writer.flush()
+        with tracing.span(self, name):
+            value = await self.agent.hooks.call(name, event, self.ctx)
+            writer = getattr(event, "writer", None)
+            if isinstance(writer, Writer):
+                await writer.flush()
         return value
 
 
@@ -347,6 +349,7 @@ class Turn(Generic[ClientT]):
 
     @property
     def chat_id(self) -> str:
+        """The chat's id, which is the session's external id."""
         return self._run.chat_id
 
     @property
@@ -361,24 +364,29 @@ class Turn(Generic[ClientT]):
 
     @property
     def message_id(self) -> str | None:
+        """The message id the client named: what a regenerate is about."""
         value = self._state.item.payload.get("messageId")
         return value if isinstance(value, str) else None
 
     @property
     def client_data(self) -> ClientT:
+        """The metadata of the message: the agent's model if it declares one, else a dict or None."""
         data: ClientT = self._state.client_data
         return data
 
     @property
     def continuation(self) -> bool:
+        """Whether another run served this session before; the same in every turn of a run."""
         return self._run.continuation
 
     @property
     def previous_run_id(self) -> str | None:
+        """The run before this one; None when there is none."""
         return self._run.previous_run_id
 
     @property
     def preloaded(self) -> bool:
+        """Whether the run was started before its first message."""
         return self._run.preloaded
 
     @property
@@ -388,14 +396,27 @@ class Turn(Generic[ClientT]):
 
     @property
     def stop_signal(self) -> Signal:
+        """Aborted when a client stops this turn."""
         return self._state.stop
 
     @property
     def cancel_signal(self) -> Signal:
+        """Aborted when the run is cancelled."""
         return self._run.runtime.cancelled
 
     @property
+    def deferred_tool_results(self) -> Any:
+        """Decided approvals, as the model library takes them; None when there are none.
+
+        `turn.stream` passes them on by itself.
+        """
+        from everturn.chat import conversion
+
+        return conversion.deferred_results(self.ui_messages)
+
+    @property
     def previous_turn_usage(self) -> Any:
+        """What the turn before this one cost; None for the first, and where nobody counted."""
         return self._run.previous_turn_usage
 
     @property
@@ -405,6 +426,7 @@ class Turn(Generic[ClientT]):
 
     @property
     def ctx(self) -> TaskContext:
+        """What the run knows of itself: ids, attempt, tags, queue, machine."""
         return self._run.ctx
 
     @property

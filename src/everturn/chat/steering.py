@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from everturn.chat import hooks
+from everturn.chat import hooks, tracing
 from everturn.chat.failures import ends_attempt, logged
 from everturn.chat.hooks import call_declared
 from everturn.chat.injected import marked_ids
@@ -205,7 +205,10 @@ class Steering:
         if not await _is_welcome(run, state, batch):
             return []
         event = replace(event, messages=as_objects(batch.messages))
-        made = await _model_form(config, event, batch.models)
+        with tracing.span(
+            run, "pending message injected", {"chat.messages.count": len(batch.messages)}
+        ):
+            made = await _model_form(config, event, batch.models)
         marker = _marker(run, batch.messages)
         if not _fits(marker) or state.signal.aborted:
             return []  # a stopped turn takes nothing more: they get their own

@@ -5,8 +5,12 @@ must not be summarised away; then messages that wait (steering); then messages o
 
 Two lists matter, and they are not the same. `ctx.messages` is the run's own history: what is
 added there is in all its later requests. `request_context.messages` is what this one request
-sends. Messages that join the conversation go into both. A compacted request replaces the second
-only, so that nothing the run has said or heard is forgotten by the library.
+sends. A compacted request replaces the second only, so that nothing the run has said or heard is
+forgotten by the library. Messages that join the conversation are given to the library's queue
+(`ctx.enqueue`), which adds them to both behind everything that hooks put there, and holds them
+back where a request takes nothing new (one that goes on with a response the provider suspended).
+They are marked, so that the event stream does not show a second time what the marker chunk of
+steering shows, nor at all what is for the model only.
 
 It finds the turn through the context; outside of a turn it does nothing. `turn.stream` brings one
 by itself. A sub-agent that a tool runs has none, unless its author hands it `chat.run_options()`:
@@ -15,16 +19,18 @@ then what a user says meanwhile reaches the sub-agent, for better or worse.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext
 
 from everturn.chat import compaction
 from everturn.chat.adapters import between
+from everturn.chat.adapters.events import JOINED
 from everturn.chat.compaction import Compaction
 from everturn.chat.state import ChatRun, TurnState, current_run_or_none
 from everturn.chat.steering import Boundary
@@ -51,34 +57,30 @@ class StepHook(AbstractCapability[Any]):
             run_id=ctx.run_id or "",
             show=shower(run),
         )
-        await self._compact(run, state, boundary)
+        await self._compact(run, state, boundary, request_context)
         if self._only is None:
-            joined = await run.steering.at_boundary(run, state, boundary)
-            _join(ctx, boundary, joined)
-            _join(ctx, boundary, run.background.take(run.lane.messages))
-        request_context.messages = boundary.request
+            _join(ctx, await run.steering.at_boundary(run, state, boundary))
+            _join(ctx, run.background.take(run.lane.messages))
         return request_context
 
-    async def _compact(self, run: ChatRun, state: TurnState, boundary: Boundary) -> None:
+    async def _compact(
+        self, run: ChatRun, state: TurnState, boundary: Boundary, request: ModelRequestContext
+    ) -> None:
         config = self._only or run.compaction
         if config is None:
             return
         compacted = await compaction.at_boundary(run, state, config, boundary)
         if compacted is not None:
-            boundary.request = compacted
+            request.messages = boundary.request = compacted
 
 
 def _is_step(message: ModelMessage, run_id: str | None) -> bool:
     return isinstance(message, ModelResponse) and message.run_id == run_id
 
 
-def _join(ctx: RunContext[Any], boundary: Boundary, made: list[ModelMessage]) -> None:
+def _join(ctx: RunContext[Any], made: Sequence[ModelMessage]) -> None:
     """Messages become part of the run: of this request and of all that follow."""
-    for message in made:
-        if isinstance(message, ModelRequest | ModelResponse) and message.run_id is None:
-            message.run_id, message.conversation_id = ctx.run_id, ctx.conversation_id
-    ctx.messages.extend(made)
-    boundary.request.extend(made)
+    ctx.enqueue(*(replace(m, metadata={**(m.metadata or {}), JOINED: True}) for m in made))
 
 
 def shower(run: ChatRun) -> Callable[..., None]:

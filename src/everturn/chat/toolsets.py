@@ -21,20 +21,21 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
+from opentelemetry.trace import NoOpTracer
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
 from pydantic_ai.tools import Tool as LibraryTool
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool
 
-from everturn.chat import conversion
+from everturn.chat import conversion, tracing
 from everturn.chat.adapters.events import FullOutput, PreliminaryOutput, error_text
 from everturn.chat.failures import ends_attempt
 from everturn.chat.state import current_run_or_none
@@ -116,7 +117,9 @@ async def _run(tool: Tool, ctx: RunContext[Any], given: Any) -> Any:
     try:
         if not ctx.tool_call_approved and tool.asks_approval(given, context):
             raise ApprovalRequired
-        output = codec.decode(codec.encode(await _output(tool, ctx, given, context)))
+        with _traced(tool, ctx):
+            made = await _output(tool, ctx, given, context)
+        output = codec.decode(codec.encode(made))
         if tool.to_model_output is None:
             return output
         wire = codec.decode(codec.encode(given))
@@ -129,6 +132,19 @@ async def _run(tool: Tool, ctx: RunContext[Any], given: Any) -> Any:
         log.warning("tool.failed: %s", tool.name, exc_info=error)
         raise ToolFailed(_text_of(error)) from error
     return ToolReturn(return_value=for_model, metadata=FullOutput(output))
+
+
+def _traced(tool: Tool, ctx: RunContext[Any]) -> AbstractContextManager[object]:
+    """A span for the call, unless the library makes one: it does when it is instrumented."""
+    run = current_run_or_none()
+    if run is None or not isinstance(ctx.tracer, NoOpTracer):
+        return nullcontext()
+    about = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": tool.name,
+        "gen_ai.tool.call.id": ctx.tool_call_id or "",
+    }
+    return tracing.span(run, f"execute_tool {tool.name}", about)
 
 
 def _text_of(error: Exception) -> str:

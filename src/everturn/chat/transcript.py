@@ -1,25 +1,35 @@
-"""The stored history of a chat: one JSON blob per session (chat-agent §2.16).
+"""The stored history of a chat: one document per session, written as it changes (chat-agent §2.16).
 
-Everything that knows the form of the blob is here, so that an incremental form can take its place
-without the turn loop noticing. Wire form, camelCase, version 1; `lastInDecided` is our addition
-(rulings §1.7) and is left out when empty.
+Everything that knows the form of the document is here. Wire form, camelCase, version 1;
+`lastInDecided` is our addition (rulings §1.7) and is left out when empty.
+
+A turn stores what it changed and not the conversation: `protocol/history.py` has the form of such
+a patch. What changed is found by comparing fingerprints of all messages with those of what is
+stored, since authors may change any of them, in place too; that is a millisecond for thousands,
+where writing them is many. The document is written whole when the patches since the last time
+outweigh it, so that all writing together is in proportion to what was said.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from everturn.errors import EverturnError, Fenced, LeaseLost
+from everturn.protocol import history, lenient
+from everturn.protocol.history import VERSION
 from everturn.protocol.records import InputCursor
+from everturn.rules import limits
 from everturn.tasks import codec
 from everturn.tasks.runtime import RunRuntime
 
-VERSION: Final = 1
 log = logging.getLogger("everturn.chat")
+
+Message = dict[str, Any]
 
 
 class Snapshot(NamedTuple):
@@ -29,9 +39,12 @@ class Snapshot(NamedTuple):
     last_out: int | None = None
     cursor: InputCursor = InputCursor()
     saved_at_ms: int = 0
+    #: How many items the stored list has; those that are no messages are left out here.
+    stored: int = 0
 
 
-def encode(snapshot: Snapshot) -> bytes:
+def document_of(snapshot: Snapshot) -> dict[str, Any]:
+    """The members of the document, in their order."""
     body: dict[str, Any] = {
         "version": VERSION,
         "savedAt": snapshot.saved_at_ms,
@@ -43,7 +56,7 @@ def encode(snapshot: Snapshot) -> bytes:
         body["lastInEventId"] = str(snapshot.cursor.seq_num)
     if snapshot.cursor.decided:
         body["lastInDecided"] = sorted(snapshot.cursor.decided)
-    return codec.encode(body)
+    return body
 
 
 def decode(data: bytes | None) -> Snapshot | None:
@@ -51,7 +64,7 @@ def decode(data: bytes | None) -> Snapshot | None:
     if not data:
         return None
     try:
-        body = msgspec.json.decode(data)
+        body = lenient.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if not isinstance(body, dict) or body.get("version") != VERSION:
@@ -70,6 +83,7 @@ def decode(data: bytes | None) -> Snapshot | None:
             else frozenset(),
         ),
         saved_at_ms=_number(body.get("savedAt")) or 0,
+        stored=len(messages),
     )
 
 
@@ -85,27 +99,73 @@ def _number(value: Any) -> int | None:
 class Transcript:
     """Loads and stores the history of the run's session."""
 
+    __slots__ = ("_patched_bytes", "_runtime", "_stored", "_whole_bytes")
+
     def __init__(self, runtime: RunRuntime) -> None:
         self._runtime = runtime
+        #: Fingerprints of the messages as they are stored. None when nobody knows: after an error.
+        self._stored: array[int] | None = array("q")
+        #: The size of the document when it was last stored whole, and of the patches since.
+        self._whole_bytes = 0
+        self._patched_bytes = 0
 
     async def load(self) -> Snapshot | None:
         """What is stored; anything unreadable counts as nothing (R-023).
 
         Raises EverturnError or OSError when the read fails: then nobody knows what is stored.
         """
-        return decode(await self._runtime.load_snapshot())
+        self._stored = None
+        data, patched_bytes = await self._runtime.load_snapshot()
+        snapshot = decode(data)
+        self._patched_bytes = patched_bytes
+        self._whole_bytes = max(0, len(data or b"") - patched_bytes)
+        # What is no message was left out of the snapshot and would be counted by a patch.
+        whole = snapshot is None or len(snapshot.messages) == snapshot.stored
+        if whole:
+            self._stored = _fingerprints(snapshot.messages if snapshot is not None else ())
+        return snapshot
 
     async def save(
-        self, messages: Sequence[dict[str, Any]], *, last_out: int | None, cursor: InputCursor
+        self, messages: Sequence[Message], *, last_out: int | None, cursor: InputCursor
     ) -> bool:
         """Store; durable when True. A failed write is logged: the next boot replays more."""
-        now = self._runtime.clock.now_ms()
+        snapshot = Snapshot(list(messages), last_out, cursor, self._runtime.clock.now_ms())
         try:
-            data = encode(Snapshot(list(messages), last_out, cursor, now))
-            await self._runtime.save_snapshot(data)
+            if self._stored is None:
+                await self.load()
+            prints, stored = _fingerprints(messages), self._stored
+            self._stored = None
+            await self._store(snapshot, 0 if stored is None else _common(stored, prints), stored)
+            self._stored = prints
         except (Fenced, LeaseLost):
             raise
         except (EverturnError, OSError):
             log.warning("snapshot.save_failed", exc_info=True)
             return False
         return True
+
+    async def _store(self, snapshot: Snapshot, keep: int, stored: array[int] | None) -> None:
+        if stored is not None:
+            added = snapshot._replace(messages=snapshot.messages[keep:])
+            patch = codec.encode(history.patch(keep, document_of(added)))
+            patched_bytes = self._patched_bytes + len(patch)
+            room = max(self._whole_bytes, limits.HISTORY_PATCHES_BYTES_MIN)
+            if len(patch) <= limits.HISTORY_PATCH_BYTES_MAX and patched_bytes <= room:
+                await self._runtime.patch_snapshot(patch)
+                self._patched_bytes = patched_bytes
+                return
+        data = codec.encode(document_of(snapshot))
+        await self._runtime.save_snapshot(data)
+        self._whole_bytes, self._patched_bytes = len(data), 0
+
+
+def _fingerprints(messages: Sequence[Mapping[str, Any]]) -> array[int]:
+    return array("q", map(hash, codec.encode_each(messages)))
+
+
+def _common(stored: array[int], now: array[int]) -> int:
+    """How many messages at the start are the same in both."""
+    if now[: len(stored)] == stored:
+        return len(stored)
+    pairs = enumerate(zip(stored, now, strict=False))
+    return next((n for n, (was, is_) in pairs if was != is_), min(len(stored), len(now)))

@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from everturn.chat import commit, compaction, handover, hooks, ui_messages
+from everturn.chat import commit, compaction, handover, hooks, tracing, ui_messages
 from everturn.chat.failures import ends_attempt as ends_attempt
 from everturn.chat.failures import logged as logged
+from everturn.chat.failures import means_stopped
 from everturn.chat.handover import Handover
 from everturn.chat.hooks import call_declared
 from everturn.chat.output import Response, add_usage, is_streamable
@@ -24,7 +25,8 @@ from everturn.chat.prepare import prepared
 from everturn.chat.state import ChatRun, Turn, TurnState, model_messages
 from everturn.chat.steering import keep_joined
 from everturn.chat.tools import Tool
-from everturn.errors import EverturnError, Fenced, LeaseLost
+from everturn.chat.turn_events import end_fields, turn_fields
+from everturn.errors import EverturnError, Fenced, InvalidRequest, LeaseLost
 from everturn.protocol.records import (
     RESTARTED_CHUNK,
     UPGRADE_REQUIRED,
@@ -32,7 +34,7 @@ from everturn.protocol.records import (
     InputCursor,
     control_record,
 )
-from everturn.tasks.signals import Signal, Stopped
+from everturn.tasks.signals import Signal
 
 log = logging.getLogger("everturn.chat")
 
@@ -47,6 +49,11 @@ async def run_turn(run: ChatRun, item: Input | None, given: Handover | None = No
     """
     state = begin(run, item, "turn")
     state.handover = given
+    with tracing.turn(run, state):
+        return await _answered(run, state)
+
+
+async def _answered(run: ChatRun, state: TurnState) -> bool:
     try:
         if not await _answer(run, state):
             return False
@@ -102,6 +109,7 @@ def end(run: ChatRun) -> None:
     """The turn in progress is over, however it ended."""
     run.intake.done()
     if run.turn is not None:
+        tracing.end_turn(run, run.turn)
         run.turn.release()
     run.turn = None
 
@@ -155,11 +163,14 @@ async def resolve(run: ChatRun, state: TurnState) -> None:
 
 async def _validate(run: ChatRun, state: TurnState) -> None:
     """T8-T9: the incoming list, zero or one message, through `on_validate_messages`."""
-    message = state.wire_message if state.trigger == "submit-message" else None
-    if message is not None:
-        if message.get("role") == "assistant":
-            message = ui_messages.clean_aborted_parts(message)
-        state.incoming = [message]
+    sent = state.item.payload.get("message") if state.trigger == "submit-message" else None
+    if sent is not None:
+        # From a client: whatever is no message, or no part of one, is known to nobody after this.
+        state.incoming = ui_messages.repair([sent])
+        if not state.incoming:
+            raise InvalidRequest("what was sent is no message: it needs a known role")
+        if state.incoming[0]["role"] == "assistant":
+            state.incoming = [ui_messages.clean_aborted_parts(state.incoming[0])]
     elif state.handover is not None and run.agent.hydrates:
         state.incoming = handover.head_start_messages(run.payload)
     if state.incoming and run.agent.hooks.has("on_validate_messages"):
@@ -222,7 +233,7 @@ async def hydrate(run: ChatRun, state: TurnState) -> None:
         continuation=run.continuation,
         previous_run_id=run.previous_run_id,
     )
-    chain = hooks.message_list(await run.hook("hydrate_messages", event), "hydrate_messages")
+    chain = hooks.history(await run.hook("hydrate_messages", event), "hydrate_messages")
     run.lane.apply()
     for message in state.incoming:
         stored = ui_messages.find(chain, ui_messages.id_of(message))
@@ -276,12 +287,13 @@ async def _run_agent(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
         result = await call_declared(run.agent.function, turn, run.ctx)
         if state.piped == 0 and is_streamable(result):
             response = response_of(run, state)
-            await response.pipe(result, state.signal)
+            with tracing.span(run, "stream response"):
+                await response.pipe(result, state.signal)
         checkpoint(run, state)
         if state.compacted is not None:
             await compaction.settle(run, state, response.message if response else None)
     except Exception as error:  # author code; what it showed so far is kept
-        if not (isinstance(error, Stopped) and state.stop.aborted):
+        if not (means_stopped(error) and state.stop.aborted):
             _capture(run, state, response, failed=True)
             raise
     run.intake.unstoppable()
@@ -421,10 +433,11 @@ def _decided(run: ChatRun) -> InputCursor:
 async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
     """§2.10: the turn failed. A failure after the turn-complete is only logged (D-13)."""
     log.warning("turn.failed", exc_info=error)
+    tracing.failed(error)
     if state.completed:
         return
     run.intake.unstoppable()
-    message = state.wire_message
+    message = next(iter(ui_messages.repair([state.wire_message])), None)
     if (
         message is not None
         and ui_messages.find(run.lane.messages, ui_messages.id_of(message)) is None
@@ -464,36 +477,3 @@ def checkpoint(run: ChatRun, state: TurnState) -> None:
     """Staged history becomes the lane, and has to be stored before the turn-complete."""
     if run.lane.apply():
         state.history_changed = True
-
-
-def turn_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:
-    """The fields that all turn events share."""
-    return {
-        "ctx": run.ctx,
-        "run_id": run.ctx.run.id,
-        "chat_id": run.chat_id,
-        "client_data": state.client_data,
-        "chat_access_token": state.token,
-        "turn": state.turn,
-        "ui_messages": run.lane.messages,
-        "continuation": run.continuation,
-        "previous_run_id": run.previous_run_id,
-        "preloaded": run.preloaded,
-    }
-
-
-def end_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:
-    """The fields that both completion events share."""
-    return {
-        **turn_fields(run, state),
-        "new_ui_messages": ui_messages.as_objects(state.new_ui_messages),
-        "response_message": _object(state.response),
-        "raw_response_message": _object(state.raw_response),
-        "stopped": state.stopped,
-        "usage": state.usage,
-        "finish_reason": state.finish_reason,
-    }
-
-
-def _object(message: dict[str, Any] | None) -> ui_messages.UIMessage | None:
-    return None if message is None else ui_messages.as_object(message)

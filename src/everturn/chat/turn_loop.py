@@ -21,15 +21,16 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.abc import TaskGroup
 
-from everturn.chat import boot, handover, hooks
+from everturn.chat import boot, handover, hooks, tracing
 from everturn.chat.actions import run_action
 from everturn.chat.hooks import Phase
 from everturn.chat.intake import NOWHERE
-from everturn.chat.state import ChatRun
+from everturn.chat.state import ChatRun, model_messages
 from everturn.chat.turn import logged, run_turn
 from everturn.protocol.records import Input
 from everturn.rules import limits
 from everturn.rules.boot import FirstStep
+from everturn.tasks import scope
 
 
 async def with_tasks(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
@@ -56,7 +57,8 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def drive(run: ChatRun) -> None:
     """Boot, and take inputs until the run ends. Raises what ends the attempt."""
     run.observer.phase("boot")
-    step = await boot.boot(run)
+    with tracing.span(run, "chat.boot"):
+        step = await boot.boot(run)
     _watch(run)
     run.intake.listen()
     phase: Phase = "continuation"
@@ -74,8 +76,10 @@ async def drive(run: ChatRun) -> None:
     while step is not FirstStep.END:
         if run.runtime.draining.aborted or (phase == "turn" and _is_over(run)):
             break
-        if not run.intake.has_work() and not await _wait(run, phase):
-            break
+        if not run.intake.has_work():
+            with tracing.waiting(run):
+                if not await _wait(run, phase):
+                    break
         head = run.intake.head()
         if head is not None and head.trigger == "close":
             run.intake.drop_head()
@@ -173,7 +177,17 @@ async def _suspend(run: ChatRun, phase: Phase) -> bool:
     """Give up the slot until a record comes. False when the suspend timeout came first."""
     run.observer.phase("suspended")
     until_ms = run.runtime.clock.now_ms() + int(_suspend_s(run, phase) * 1000)
-    return await run.intake.source.suspend(until_ms=until_ms, ready=run.intake.has_work)
+    await _wait_hook(scope.of(run.runtime).on_wait, "on_wait")
+    woken = await run.intake.source.suspend(until_ms=until_ms, ready=run.intake.has_work)
+    if woken:
+        await _wait_hook(scope.of(run.runtime).on_resume, "on_resume")
+    return woken
+
+
+async def _wait_hook(hook: scope.WaitHook | None, name: str) -> None:
+    """A hook around the run; what it raises is logged, as with the hooks of the chat."""
+    if hook is not None:
+        await logged(lambda: hook({"type": "session"}), name)
 
 
 def _idle_s(run: ChatRun, phase: Phase) -> float:
@@ -215,5 +229,6 @@ async def _suspend_hook(run: ChatRun, name: str, phase: Phase) -> None:
         phase=phase,
         turn=run.turn_index - 1 if after_turn else None,
         ui_messages=run.lane.messages if after_turn else None,
+        model_lane=(lambda: model_messages(run, None)) if after_turn else list,
     )
     await logged(lambda: run.hook(name, event), name)

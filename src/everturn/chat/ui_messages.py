@@ -80,7 +80,8 @@ def as_object(message: Mapping[str, Any]) -> UIMessage:
 
 def as_objects(messages: Iterable[Mapping[str, Any]]) -> list[UIMessage]:
     """Messages as authors get them, in a list of their own."""
-    return [as_object(message) for message in messages]
+    # `as_object` in place: done for the whole history several times in a turn.
+    return [m if isinstance(m, UIMessage) else UIMessage(m) for m in messages]
 
 
 def _key_of(fields: Mapping[str, Any], name: str) -> str:
@@ -115,9 +116,9 @@ def id_of(message: Mapping[str, Any]) -> str:
 def index_of(messages: Sequence[Mapping[str, Any]], message_id: str) -> int | None:
     """Where the message of that id is, looking from the newest; None for the empty id."""
     if message_id:
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].get("id") == message_id:
-                return index
+        ids = [message.get("id") for message in messages]
+        if message_id in ids:
+            return len(ids) - 1 - ids[::-1].index(message_id)
     return None
 
 

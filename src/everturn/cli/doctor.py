@@ -27,6 +27,10 @@ def doctor(
     url: Annotated[
         str | None, Parameter(help="A server to call; its key is EVERTURN_SECRET_KEY.")
     ] = None,
+    port: Annotated[
+        int | None,
+        Parameter(help="A port of this machine that a server is to listen on: is it free?"),
+    ] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Check this installation and a data directory, and say what to do. Nothing is changed.
@@ -35,10 +39,13 @@ def doctor(
     status is 1 when something needs attention.
     """
     from everturn.clock import SystemClock
-    from everturn.server.doctor import examine
+    from everturn.server import doctor as checks_of
     from everturn.server.settings import Settings
 
-    checks = examine(Settings.from_env(data_dir=str(data_dir)), SystemClock())
+    settings = Settings.from_env(data_dir=str(data_dir))
+    checks = checks_of.examine(settings, SystemClock())
+    if port is not None:
+        checks.append(checks_of.port(settings.host, port))
     if url is not None:
         checks.extend(reach(url))
     if as_json:

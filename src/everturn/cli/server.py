@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,9 @@ def server(
         async with build(settings) as system:
             calm_collector()
             await serve(system, opened=say, handle_signals=True)
+            # What is left is to close the stores. It takes a moment, and a signal that comes late
+            # must not end the process in the middle of it.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     anyio.run(run, backend_options={"use_uvloop": True})
 

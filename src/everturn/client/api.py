@@ -64,6 +64,7 @@ class Api:
 
     @property
     def target(self) -> config.Target:
+        """Which server and key calls go to."""
         return self._target if self._target is not None else config.current()
 
     def hooked(self, hook: RequestHook) -> Api:
@@ -77,18 +78,22 @@ class Api:
         return await self._json("POST", paths.SESSIONS, body=body, subject="session")
 
     async def retrieve_session(self, session: str) -> dict[str, Any]:
+        """A session by either of its ids. Raises SessionNotFound."""
         path = paths.fill(paths.SESSION, session=session)
         return await self._json("GET", path, subject="session")
 
     async def update_session(self, session: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Change a session's tags or metadata. Raises SessionNotFound."""
         path = paths.fill(paths.SESSION, session=session)
         return await self._json("PATCH", path, body=body, subject="session")
 
     async def close_session(self, session: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Close a session for good; safe to repeat. Raises SessionNotFound."""
         path = paths.fill(paths.SESSION_CLOSE, session=session)
         return await self._json("POST", path, body=body, subject="session")
 
     async def list_sessions(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """One page of sessions: `data` and `pagination`."""
         return await self._json("GET", paths.SESSIONS, query=query)
 
     # --- channels (§5) -------------------------------------------------------------------------
@@ -201,22 +206,28 @@ class Api:
         return _object(response), response.headers
 
     async def retrieve_run(self, run: str) -> dict[str, Any]:
+        """A run with its attempts. Raises RunNotFound."""
         return await self._json("GET", paths.fill(paths.RUN, run=run), subject="run")
 
     async def list_runs(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """One page of runs: `data` and `pagination`."""
         return await self._json("GET", paths.RUNS, query=query)
 
     async def cancel_run(self, run: str) -> dict[str, Any]:
+        """End a run that is not final; safe to repeat. Raises RunNotFound."""
         return await self._json("POST", paths.fill(paths.RUN_CANCEL, run=run), subject="run")
 
     async def replay_run(self, run: str) -> dict[str, Any]:
+        """Start a new run with the payload of another. Raises RunNotFound."""
         return await self._json("POST", paths.fill(paths.RUN_REPLAY, run=run), subject="run")
 
     async def reschedule_run(self, run: str, delay: str) -> dict[str, Any]:
+        """Move a delayed run. Raises RunNotFound."""
         path = paths.fill(paths.RUN_RESCHEDULE, run=run)
         return await self._json("POST", path, body={"delay": delay}, subject="run")
 
     async def reset_key(self, key: str, task: str) -> dict[str, Any]:
+        """Forget an idempotency key of a task."""
         path = paths.fill(paths.KEY_RESET, key=key)
         return await self._json("POST", path, body={"taskIdentifier": task})
 
@@ -230,12 +241,15 @@ class Api:
         return _object(response), response.headers
 
     async def list_wait_tokens(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """One page of wait tokens."""
         return await self._json("GET", paths.WAIT_TOKENS, query=query)
 
     async def retrieve_wait_token(self, token: str) -> dict[str, Any]:
+        """A wait token with its state. Raises NotFound."""
         return await self._json("GET", paths.fill(paths.WAIT_TOKEN, token=token))
 
     async def complete_wait_token(self, token: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a wait token its value; the first one counts. Raises NotFound."""
         path = paths.fill(paths.WAIT_TOKEN_COMPLETE, token=token)
         return await self._json("POST", path, body=body)
 
@@ -255,6 +269,7 @@ class Api:
         return await self._json("POST", path, content=lines, headers=headers)
 
     async def retrieve_batch(self, batch: str) -> dict[str, Any]:
+        """A batch and how far it has come. Raises NotFound."""
         return await self._json("GET", paths.fill(paths.BATCH, batch=batch))
 
     # --- packets (§11) ---------------------------------------------------------------------------
@@ -291,6 +306,7 @@ class Api:
     async def send_run_input(
         self, run: str, stream: str, body: Mapping[str, Any]
     ) -> dict[str, Any]:
+        """Send a value to a run's input stream. Raises RunNotFound."""
         path = paths.fill(paths.RUN_STREAM_INPUT, run=run, stream=stream)
         return await self._json("POST", path, body=body, subject="run")
 

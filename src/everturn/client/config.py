@@ -88,6 +88,11 @@ def enter(config: ClientConfig) -> None:
     _used.set(config)
 
 
+def is_set() -> bool:
+    """Whether this process has said where its calls go, by `configure` or `use`."""
+    return _configured != ClientConfig() or _used.get() is not None
+
+
 def current() -> Target:
     """What calls made here and now would use."""
     return resolve(_used.get() or ClientConfig(), _configured)

@@ -23,7 +23,7 @@ class Ok(Generic[T]):
     error: None = None
 
     def unwrap(self) -> T:
-        """The value."""
+        """The value it ended with."""
         return self.output
 
 

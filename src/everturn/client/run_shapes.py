@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from everturn.client.api import Api
 from everturn.errors import Conflict, ProtocolError
@@ -39,6 +40,16 @@ _DATES: Final = {
 }
 
 
+class _Message(msgspec.Struct):
+    """A row, or a control message, which has neither member."""
+
+    key: str | UnsetType = UNSET
+    value: dict[str, str | None] | UnsetType = UNSET
+
+
+_decode_messages = msgspec.json.Decoder(list[_Message]).decode
+
+
 async def follow(api: Api, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
     """Runs as `runs.retrieve` answers them, first as they are, then after each change.
 
@@ -55,7 +66,7 @@ async def follow(api: Api, path: str, query: Mapping[str, str]) -> AsyncIterator
         except Conflict:
             ask, rows = fresh, {}
             continue
-        for key, value in _changes(response.content):
+        for key, value in changes_of(response.content):
             rows[key] = {**rows.get(key, {}), **value}
             yield body_of(rows[key])
         headers = response.headers
@@ -72,16 +83,23 @@ async def follow(api: Api, path: str, query: Mapping[str, str]) -> AsyncIterator
             ask["cursor"] = headers["electric-cursor"]
 
 
-def _changes(content: bytes) -> list[tuple[str, dict[str, str | None]]]:
+def changes_of(content: bytes) -> list[tuple[str, dict[str, str | None]]]:
+    """The rows of one answer of a subscription, by key. Raises ProtocolError when it is none."""
     try:
-        messages = msgspec.json.decode(content)
-        return [(one["key"], one["value"]) for one in messages if "key" in one]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        return [
+            (one.key, one.value)
+            for one in _decode_messages(content)
+            if isinstance(one.key, str) and isinstance(one.value, dict)
+        ]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the subscription's answer does not read: {error}") from error
 
 
 def body_of(row: Mapping[str, str | None]) -> dict[str, Any]:
-    """A row as the body of a run. Columns that were left out have no member."""
+    """A row as the body of a run. Columns that were left out have no member.
+
+    Raises ProtocolError for a column of JSON that is none.
+    """
     internal = row.get("status") or "PENDING"
     status = _STATUS.get(internal, internal)
     body: dict[str, Any] = {
@@ -109,10 +127,17 @@ def body_of(row: Mapping[str, str | None]) -> dict[str, Any]:
     for name in ("metadata", "error"):
         value = row.get(name)
         if value is not None:
-            body[name] = msgspec.json.decode(value)
+            body[name] = _json(name, value)
     if row.get("idempotencyKey") is not None:
         body["idempotencyKey"] = row["idempotencyKey"]
     return body
+
+
+def _json(column: str, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"the column {column} of a run does not read: {error}") from error
 
 
 def _packet(text: str, kind: str) -> Any:
@@ -120,7 +145,7 @@ def _packet(text: str, kind: str) -> Any:
         return text
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return text
     if kind == "application/super+json" and isinstance(value, dict) and "json" in value:
         return value["json"]

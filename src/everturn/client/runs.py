@@ -14,7 +14,7 @@ from everturn.client.api import Api
 from everturn.client.paging import Listing
 from everturn.errors import InvalidRequest, ProtocolError, WaitTimeoutError
 from everturn.protocol import paths
-from everturn.rules import durations, limits
+from everturn.rules import debouncing, durations, limits
 
 #: How often `poll` looks, in seconds.
 POLL_S = 1.0
@@ -75,6 +75,7 @@ async def trigger(
     idempotency_key_ttl: str | None = None,
     delay: durations.Duration | datetime | None = None,
     ttl: durations.Duration | None = None,
+    debounce: debouncing.Debounce | None = None,
     queue: str | None = None,
     concurrency_key: str | None = None,
     priority: float | None = None,
@@ -94,6 +95,7 @@ async def trigger(
         idempotency_key: the same key for the same task finds the same run.
         delay: start it later: after a duration, or at a time.
         ttl: let it expire when nobody started it for so long.
+        debounce: put off the run that earlier calls with this key made, instead of making another.
         priority: seconds of head start in its queue.
         version: run it on this version of the code only.
 
@@ -106,6 +108,7 @@ async def trigger(
         **_idempotency(idempotency_key, idempotency_key_ttl),
         "delay": _delay(delay, now_ms=api.clock.now_ms()),
         "ttl": None if ttl is None else wire.whole_seconds(ttl),
+        "debounce": None if debounce is None else debouncing.wire_debounce(debounce),
         "queue": None if queue is None else {"name": queue},
         "concurrencyKey": concurrency_key,
         "priority": priority,

@@ -24,6 +24,20 @@ class CreateBatch(msgspec.Struct, kw_only=True, rename="camel"):
     idempotency_key_options: dict[str, Any] | None = None
 
 
+class WholeItem(msgspec.Struct, kw_only=True):
+    """One item of a batch that comes in one request."""
+
+    task: Annotated[str, Meta(min_length=1, max_length=128)]
+    payload: Any | UnsetType = UNSET
+    options: dict[str, Any] = {}
+
+
+class WholeBatch(msgspec.Struct, kw_only=True):
+    """Body of `POST /api/v2/tasks/batch`."""
+
+    items: Annotated[list[WholeItem], Meta(min_length=1, max_length=500)]
+
+
 class BatchItem(msgspec.Struct, kw_only=True):
     """One line of phase 2; `payload` and `options` are those of a trigger (§9.1)."""
 

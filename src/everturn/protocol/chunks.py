@@ -1,4 +1,4 @@
-"""The union of UI message chunks, as data (chat-agent §4.2.1).
+"""The union of UI message chunks, as data (chat-agent §4.2.1), with what `ai` 7 has added to it.
 
 A chunk is one JSON object on `.out`; its `type` says which fields it carries. The table below is
 what this release knows. It is open on both sides: a chunk of a known type may carry more fields,
@@ -51,7 +51,7 @@ CHUNKS: Final[Mapping[str, ChunkShape]] = {
     "start-step": ChunkShape({}),
     "text-start": ChunkShape(_ID, _META),
     "text-delta": ChunkShape(_DELTA, _META),
-    "text-end": ChunkShape(_ID, _META),
+    "text-end": ChunkShape(_ID, {**_META, "citations": "json"}),
     "reasoning-start": ChunkShape(_ID, _META),
     "reasoning-delta": ChunkShape(_DELTA, _META),
     "reasoning-end": ChunkShape(_ID, _META),
@@ -63,7 +63,17 @@ CHUNKS: Final[Mapping[str, ChunkShape]] = {
     ),
     "tool-approval-request": ChunkShape(
         {**_CALL, "approvalId": "str"},
-        {"approvalDescriptor": "json", "inputSchemaInput": "json", "signature": "str"},
+        {
+            "approvalDescriptor": "json",
+            "inputSchemaInput": "json",
+            "isAutomatic": "bool",
+            "reason": "str",
+            "signature": "str",
+        },
+    ),
+    "tool-approval-response": ChunkShape(
+        {"approvalId": "str", "approved": "bool"},
+        {**_META, "providerExecuted": "bool", "reason": "str"},
     ),
     "tool-output-available": ChunkShape(
         {**_CALL, "output": "json"}, {**_TOOL, "preliminary": "bool"}
@@ -75,8 +85,12 @@ CHUNKS: Final[Mapping[str, ChunkShape]] = {
         {"sourceId": "str", "mediaType": "str", "title": "str"}, {**_META, "filename": "str"}
     ),
     "file": ChunkShape({"url": "str", "mediaType": "str"}, _META),
+    "reasoning-file": ChunkShape({"url": "str", "mediaType": "str"}, _META),
+    "custom": ChunkShape({"kind": "str"}, _META),
+    "steering-message": ChunkShape({"id": "str", "parts": "json"}),
     "message-metadata": ChunkShape({"messageMetadata": "json"}),
     "finish-step": ChunkShape({}),
+    "reset-step": ChunkShape({}),
     "finish": ChunkShape({}, {"finishReason": "finish", "messageMetadata": "json"}),
     "abort": ChunkShape({}, {"reason": "str"}),
     "error": ChunkShape({"errorText": "str"}),

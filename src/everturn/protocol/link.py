@@ -253,8 +253,9 @@ METHODS: Final[Mapping[str, str]] = {
     "finish": "{outcome: RunOutcome} -> {} ; repeated calls answer the same",
     "evict": "{} -> {evicted: bool} ; False when a wake won (rulings §1.18)",
     "read": "{io, after?, limit, before?} -> {records: [RecordFrame], tail} ; `before` reads back",
-    "snapshot.get": "{} -> {data: bytes | None}",
-    "snapshot.put": "{data: bytes} -> {}",
+    "snapshot.get": "{} -> {data: bytes | None, patched, part} ; who ran before writes no more",
+    "snapshot.put": "{data: bytes, part} -> {} ; the history anew",
+    "snapshot.patch": "{data: bytes, part} -> {} ; what a turn changed in it",
     "token": "{scopes: [str], ttl_s: int} -> {token: str}",
     "continue": "{reason: str} -> {runId, swapped}",
     "trigger": "{task_id, payload, payload_type, options, wait: bool} -> {runId, isCached}",
@@ -306,8 +307,13 @@ class Packer:
 #: What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 and
 #: nesting without end have types of their own.
 _MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-#: What a held slice counts beside its bytes, so that empty ones are bounded too.
-_PIECE_COST: Final = 64
+#: What a held slice counts beside its bytes, so that tiny ones are bounded in number too.
+_PIECE_COST: Final = 4096
+
+
+def held_bytes(items: Sequence[bytes]) -> int:
+    """What one encoded frame counts towards the bound of the `Unpacker` that reads it."""
+    return sum(len(item) + _PIECE_COST for item in items)
 
 
 class Unpacker(Generic[F]):

@@ -70,12 +70,19 @@ RUN_TAGS: Final = "/api/v1/runs/{run}/tags"
 RUN_RESULT: Final = "/api/v1/runs/{run}/result"
 RUN_REPLAY: Final = "/api/v1/runs/{run}/replay"
 RUN_RESCHEDULE: Final = "/api/v1/runs/{run}/reschedule"
+RUN_EVENTS: Final = "/api/v1/runs/{run}/events"
+RUN_TRACE: Final = "/api/v1/runs/{run}/trace"
+RUN_SPAN: Final = "/api/v1/runs/{run}/spans/{span}"
+#: The same list by the name of a project: a server is one project, whatever it is called.
+PROJECT_RUNS: Final = "/api/v1/projects/{project}/runs"
 KEY_RESET: Final = "/api/v1/idempotencyKeys/{key}/reset"
 
 # --- batches (§10) --------------------------------------------------------------------------
 BATCHES: Final = "/api/v3/batches"
 BATCH_ITEMS: Final = "/api/v3/batches/{batch}/items"
 BATCH: Final = "/api/v2/batches/{batch}"
+#: All items in one request, as clients before the two phases sent them.
+TASKS_BATCH: Final = "/api/v2/tasks/batch"
 BATCH_RESULTS: Final = "/api/v1/batches/{batch}/results"
 
 # --- packets (§11); a name may hold slashes, encoded or not ----------------------------------

@@ -15,7 +15,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from everturn.protocol import lenient
+
 Io = Literal["in", "out"]
+#: What a session has stored: its two channels, and its history (`protocol/history.py`).
+Stored = Literal["in", "out", "history"]
 Headers = tuple[tuple[str, str], ...]
 
 CONTROL_HEADER: Final = "trigger-control"
@@ -36,7 +40,7 @@ class ChannelName(NamedTuple):
 
     environment: str
     session: str
-    io: Io
+    io: Stored
 
 
 class NewRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -119,7 +123,6 @@ class Record(msgspec.Struct, gc=False, eq=False):
 
 
 _encode = msgspec.json.encode
-_decode = msgspec.json.decode
 
 
 def encode_record(record: Record) -> bytes:
@@ -154,7 +157,7 @@ def input_body(text: str, part_id: str) -> bytes:
 def open_envelope(body: bytes) -> tuple[Any, str] | None:
     """`(data, part id)` of a data record, or None when the body is not an envelope."""
     try:
-        envelope = _decode(body)
+        envelope = lenient.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if not isinstance(envelope, dict) or "data" not in envelope:
@@ -268,8 +271,8 @@ def parse_input(record: Record) -> Input:
     chunk: Any = opened[0] if opened is not None else None
     if isinstance(chunk, str):
         try:
-            chunk = _decode(chunk)
-        except (msgspec.DecodeError, RecursionError):
+            chunk = lenient.decode(chunk)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             chunk = None
     if not isinstance(chunk, dict):
         return Input(record.seq_num, "", {})

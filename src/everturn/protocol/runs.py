@@ -73,7 +73,9 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     * failed: `error` is set; `retryable` False forbids another attempt, `retry_at_ms` or the
       task's policy says when. `turns` counts turns this run started: a chat run that failed
       before its first one starts no successor (rulings §1.10).
-    * interrupted: the worker drained or lost its lease; costs no retry.
+    * interrupted: the worker drained or lost its lease; costs no retry. With `error` the attempt
+      gave up by itself, because it could not read what it needs: that counts like a death of
+      its process, three of which in a row end the run (rulings §1.8).
     """
 
     kind: OutcomeKind

@@ -34,7 +34,7 @@ class TriggerConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     queue: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
     tags: ConfigTags | UnsetType = UNSET
     maxAttempts: Annotated[int, Meta(ge=1, le=10)] | UnsetType = UNSET
-    maxDuration: Annotated[int, Meta(gt=0)] | UnsetType = UNSET
+    maxDuration: Annotated[int, Meta(gt=0, le=2**31 - 1)] | UnsetType = UNSET
     lockToVersion: str | UnsetType = UNSET
     region: str | UnsetType = UNSET
     idleTimeoutInSeconds: Annotated[int, Meta(ge=1, le=3600)] | UnsetType = UNSET

@@ -75,6 +75,15 @@ def _seconds(value: Duration) -> float:
     return float(sum(int(count) * UNIT_S[unit] for count, unit in _PART.findall(value)))
 
 
+def written(seconds: int) -> str:
+    """A duration as `parse` reads it, in days and smaller units: `"1h30m"`, `"0s"`."""
+    text = ""
+    for unit in ("d", "h", "m", "s"):
+        count, seconds = divmod(seconds, UNIT_S[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
 def of_units(**units: float | None) -> float:
     """Seconds of exactly one unit, as in `of_units(minutes=5)`.
 
@@ -91,7 +100,8 @@ def of_units(**units: float | None) -> float:
 def idempotency_ttl(text: str) -> int | None:
     """Seconds of an idempotency key's lifetime (`"60s"`, `"1h"`), or None when it is malformed.
 
-    A malformed lifetime counts as the default of 30 days (tasks-and-runs §9).
+    A malformed lifetime counts as the default of 30 days (tasks-and-runs §9); one of more than
+    DURATION_S_MAX is that long.
     """
     found = _TTL.fullmatch(text) if len(text) <= _WRITTEN_CHARS_MAX else None
-    return int(found[1]) * UNIT_S[found[2]] if found else None
+    return min(int(found[1]) * UNIT_S[found[2]], DURATION_S_MAX) if found else None

@@ -54,6 +54,10 @@ TRIGGER_BODY_BYTES_MAX: Final = 3 * MIB
 TOKEN_DATA_BYTES_MAX: Final = 3 * MIB
 IDEMPOTENCY_RESET_BYTES_MAX: Final = 10 * KIB
 SNAPSHOT_BODY_BYTES_MAX: Final = 64 * MIB
+#: What a turn adds to the stored history in one record; more is stored with the whole of it.
+HISTORY_PATCH_BYTES_MAX: Final = 512 * KIB
+#: Patches of a history that is written whole for the first time, or is smaller than this.
+HISTORY_PATCHES_BYTES_MIN: Final = 128 * KIB
 HEADER_BYTES_MAX: Final = 64 * KIB
 #: One decoded path segment; the longest id anybody may choose fits.
 SEGMENT_CHARS_MAX: Final = 512
@@ -73,6 +77,7 @@ SESSIONS_PAGE_SIZE: Final = 20
 RUNS_PAGE_SIZE: Final = 25
 METADATA_BYTES_MAX: Final = 256 * KIB
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 2048
+DEBOUNCE_KEY_CHARS_MAX: Final = 512
 OUTPUT_BYTES_MAX: Final = 10 * MIB
 #: One stored packet: the payload of a run, which travels whole in its claim.
 PACKET_BYTES_MAX: Final = 10 * MIB
@@ -84,6 +89,8 @@ RELATED_RUNS_MAX: Final = 100
 
 # --- streams of runs (wire-protocol §13) ----------------------------------------------------
 RUN_STREAM_CHARS_MAX: Final = 128
+#: Streams of one run, input streams counted in: their names are kept on its row.
+RUN_STREAMS_MAX: Final = 1000
 RUN_STREAM_APPEND_BYTES_MAX: Final = 512 * KIB
 
 # --- batches (wire-protocol §10) ------------------------------------------------------------
@@ -118,6 +125,9 @@ assert LEASE_MARGIN_MS < LEASE_MS - 2 * HEARTBEAT_MS
 #: A claimed run that no worker confirmed within this time is queued again.
 START_MS_MAX: Final = 10_000
 assert START_MS_MAX < LEASE_MS
+#: A row whose time lies further ahead of the clock than servers may disagree was written before
+#: the clock was set back: its age is unknown, and it counts as old.
+CLOCK_AHEAD_MS: Final = 10_000
 #: How long a lost link may take to come back before its runs are given away.
 LINK_GRACE_MS: Final = 3_000
 assert LINK_GRACE_MS < LEASE_MS
@@ -132,12 +142,18 @@ VERSION_WAIT_MS: Final = 5_000
 INTERRUPTIONS_MAX: Final = 3
 DRAIN_S: Final = 20.0
 ATTEMPTS_MAX: Final = 250
+#: Numbers among the options of a run: seconds, attempts. The columns of every engine hold them, in
+#: milliseconds too, and 68 years are enough.
+OPTION_NUMBER_MAX: Final = 2**31 - 1
 
 # --- the link (rulings §3) ------------------------------------------------------------------
 LINK_SLICE_BYTES_MAX: Final = 64 * KIB
 #: Bytes a run may have sent without an acknowledgement; past it the writer waits.
 RUN_WINDOW_BYTES: Final = 256 * KIB
+#: One WebSocket message.
 LINK_MESSAGE_BYTES_MAX: Final = 16 * MIB
+#: One frame, joined from its slices: a whole history is the largest there is.
+LINK_FRAME_BYTES_MAX: Final = SNAPSHOT_BODY_BYTES_MAX + 8 * MIB
 assert RECORD_BYTES_MAX * 2 < LINK_MESSAGE_BYTES_MAX
 assert PACKET_BYTES_MAX < LINK_MESSAGE_BYTES_MAX, "a claim carries its payload"
 

@@ -8,9 +8,10 @@ A process that is gone (rulings §1.8)
 
 * An agent's run with nothing open is finalised COMPLETED. It is not queued again, or a lost
   worker with a thousand warm chats would boot a thousand runs that have nothing to do.
-* With something open it is queued again at once. A death counts; a turn-complete written under
-  the dead attempt's fence is progress and starts the count anew. Drains, fences and upgrades do
-  not count. The third death in a row without progress ends the run CRASHED, visibly.
+* With something open it is queued again at once. A death counts, and so does an attempt that
+  gave up because it could not read what it needs; a turn-complete written under the dead
+  attempt's fence is progress and starts the count anew. Drains, fences and upgrades do not
+  count. The third death in a row without progress ends the run CRASHED, visibly.
 * A run that was parked did not die of its own work. A session's is finalised, and open input
   starts its successor; another goes on with its journal and no death is counted.
 * A run that was superseded ends COMPLETED: the session goes on without it (rulings §1.11).
@@ -56,7 +57,7 @@ class LostRun(msgspec.Struct, frozen=True, kw_only=True):
     progress: bool = False
     #: Deaths in a row so far.
     interruptions: int = 0
-    #: False for a drain, a reported interruption or a claim nobody confirmed.
+    #: False for a drain or a claim nobody confirmed; true too for an attempt that gave up.
     died: bool = True
 
 
@@ -142,4 +143,4 @@ def _must_fail(run: EndedRun, ended_badly: bool) -> bool:
     return ended_badly or (run.state is _S.CANCELED and run.was_working)
 
 
-RequeueReason = Literal["worker_gone", "unstarted", "orphaned", "drained", "not_held"]
+RequeueReason = Literal["worker_gone", "unstarted", "orphaned", "drained", "gave_up", "not_held"]

@@ -39,6 +39,12 @@ RETRYABLE_CODES: Final = frozenset(
 OUT_OF_MEMORY_CODES: Final = frozenset({"TASK_PROCESS_OOM_KILLED", "TASK_PROCESS_MAYBE_OOM_KILLED"})
 
 
+class OutOfMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run goes on that ran out of memory."""
+
+    machine: str | None = None
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The retry policy of a task, in its wire form."""
 
@@ -47,6 +53,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     min_timeout_in_ms: float = 1_000
     max_timeout_in_ms: float = 60_000
     randomize: bool = True
+    out_of_memory: OutOfMemory = OutOfMemory()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, default_attempts: int) -> RetryPolicy:
@@ -110,9 +117,10 @@ def decide(
     code = error_code(outcome)
     if code in OUT_OF_MEMORY_CODES:
         # More of the same memory would end the same way: only a larger machine helps.
-        if outcome.machine is None or outcome.machine == machine:
+        larger = policy.out_of_memory.machine or outcome.machine
+        if larger is None or larger == machine:
             return None
-        return Retry(0, outcome.machine)
+        return Retry(0, larger)
     if code is not None and code not in RETRYABLE_CODES:
         return None
     if outcome.retry_at_ms is not None:

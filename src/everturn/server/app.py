@@ -133,6 +133,10 @@ ROUTES: Final[list[Route]] = [
     Route(paths.TASKS, Resource(GET=Method(tasks.page))),
     Route(paths.TASK_TRIGGER, Resource(cors=True, POST=_TRIGGER)),
     Route(paths.RUNS, Resource(GET=Method(runs.page, public=True))),
+    Route(paths.PROJECT_RUNS, Resource(GET=Method(runs.project_page))),
+    Route(paths.RUN_EVENTS, Resource(GET=Method(runs.events, public=True))),
+    Route(paths.RUN_TRACE, Resource(GET=Method(runs.trace, public=True))),
+    Route(paths.RUN_SPAN, Resource(GET=Method(runs.span, public=True))),
     Route(paths.RUN, Resource(cors=True, GET=Method(runs.retrieve, public=True))),
     Route(paths.RUN_CANCEL, Resource(POST=Method(runs.cancel, public=True))),
     Route(
@@ -152,6 +156,10 @@ ROUTES: Final[list[Route]] = [
     Route(paths.KEY_RESET, Resource(cors=True, POST=_RESET_KEY)),
     # batches (§10)
     Route(paths.BATCHES, Resource(cors=True, POST=_BATCH_CREATE)),
+    Route(
+        paths.TASKS_BATCH,
+        Resource(POST=Method(batches.create_whole, cap=limits.TRIGGER_BODY_BYTES_MAX)),
+    ),
     Route(paths.BATCH_ITEMS, Resource(cors=True, POST=_BATCH_ITEMS)),
     Route(paths.BATCH, Resource(cors=True, GET=Method(batches.retrieve, public=True))),
     Route(paths.BATCH_RESULTS, Resource(GET=Method(batches.results))),

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import sqlite3
 import stat
 import sys
@@ -311,9 +312,26 @@ def _workers(state: StateFindings) -> Check:
 def _server(streams: StreamFindings | None) -> Check:
     if streams is None:
         return skipped("server", "there is no stream store on this machine")
-    return ok(
-        "server", "a server has the stores open" if streams.in_use else "no server is running"
-    )
+    if not streams.in_use:
+        return ok("server", "no server is running")
+    by = "" if streams.holder is None else f" (process {streams.holder})"
+    return ok("server", f"a server has the stores open{by}")
+
+
+def port(host: str, number: int) -> Check:
+    """Whether a server could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, number))
+        except OSError as error:
+            return attention(
+                "port",
+                f"port {number} on {host} cannot be listened on: {error.strerror}",
+                f"Stop what listens there, or serve on another: --port {number + 1}.",
+            )
+    return ok("port", f"port {number} on {host} is free")
 
 
 def _streams(streams: StreamFindings | None) -> Check:

@@ -4,7 +4,9 @@ How open event streams end when the server stops matters. An orderly end of the 
 of a turn looks, to clients of the original, like the end of the answer: they do not come back. A
 connection that is cut makes them resume from their cursor (wire-protocol §17.5). So a stop first
 cuts every connection whose answer has begun and is not complete, which only event streams are
-for longer than a moment, and then lets the other requests finish.
+for longer than a moment, and then lets the other requests finish. What has not finished within the
+grace is cut too, and so is everything when a second signal comes: to a request that is what a client
+going away is, and it ends in order, where a task that is cancelled would not.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from everturn.server.direct.http2 import Http2
 if TYPE_CHECKING:
     import asyncio
     import socket
+    from types import FrameType
 
     from everturn.server.assembly import System
 
@@ -33,10 +36,14 @@ BACKLOG: Final = 8192
 #: Objects made before a young collection, young ones before a middle one, middle ones before a
 #: full one. The interpreter's own are (700, 10, 10), for programs that hold little.
 THRESHOLDS: Final = (2_000, 10, 200)
+#: How often a stopping server looks whether it is told to hurry, and how long requests whose
+#: connection was cut may take to end by themselves.
+_LOOK_S: Final = 0.05
+_CUT_S: Final = 1.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, told to leave signals alone and to cut event streams at its end."""
+    """uvicorn, told which signals to mind and what to cut at its end."""
 
     def __init__(
         self, config: uvicorn.Config, *, handle_signals: bool, leaving: Callable[[], object]
@@ -46,6 +53,7 @@ class _Server(uvicorn.Server):
         self._leaving = leaving
         self.opened = anyio.Event()
         self._handle_signals = handle_signals
+        self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,10 +65,27 @@ class _Server(uvicorn.Server):
         await anyio.lowlevel.checkpoint()
         for connection in list(self.server_state.connections):
             cycle: Any = getattr(connection, "cycle", None)
-            transport: Any = getattr(connection, "transport", None)
             if cycle is not None and cycle.response_started and not cycle.response_complete:
-                transport.abort()
-        await super().shutdown(sockets)
+                _cut(connection)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cut_the_rest)
+            await super().shutdown(sockets)
+            tasks.cancel_scope.cancel()
+
+    async def _cut_the_rest(self) -> None:
+        """When the grace is over, or with the second signal."""
+        left_s = float(self.config.timeout_graceful_shutdown or 0) - _CUT_S
+        while left_s > 0 and self._signals < 2:
+            # A handler of signals must not touch the loop, so it is asked.
+            await anyio.sleep(_LOOK_S)
+            left_s -= _LOOK_S
+        for connection in list(self.server_state.connections):
+            _cut(connection)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn would leave at the second one with requests still running.
+        self._signals += 1
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -68,16 +93,21 @@ class _Server(uvicorn.Server):
             yield
             return
         with super().capture_signals():
+            # `handle_exit` keeps none of them, which uvicorn would raise again at the end: that
+            # ends the process before the engines are closed. The caller of `serve` leaves by itself.
             yield
-            # uvicorn would raise them again now, which ends the process before the engines are
-            # closed; the caller of `serve` leaves by itself.
-            self._captured_signals.clear()
 
     @property
     def port(self) -> int:
         """The port it listens on."""
         found: int = self.servers[0].sockets[0].getsockname()[1]
         return found
+
+
+def _cut(connection: object) -> None:
+    transport: Any = getattr(connection, "transport", None)
+    if transport is not None:
+        transport.abort()
 
 
 def calm_collector() -> None:
@@ -126,7 +156,7 @@ async def serve(
         date_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=round(settings.shutdown_s),
+        timeout_graceful_shutdown=round(settings.shutdown_s + _CUT_S),
     )
     server = _Server(
         config,

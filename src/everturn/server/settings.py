@@ -84,6 +84,12 @@ class Settings:
     rate_refill: int = _setting(250, "Requests given back to a secret key", unit="per 10 s")
     public_rate: int = _setting(60, "Requests a public token may make", unit="per minute")
     readers_max: int = _setting(20_000, "Open readers of channels, all together.")
+    retention_days: int = _setting(
+        30,
+        "How long finished runs with their streams, completed wait tokens, batches and packets are "
+        "kept; 0 keeps them for ever.",
+        unit="days",
+    )
     shutdown_s: float = _setting(5.0, "How long a stop waits for open requests.", unit="s")
     log_level: str = _setting("info", "debug, info, warning or error.")
 
@@ -105,6 +111,8 @@ class Settings:
             raise ConfigurationError(f"{PREFIX}MASTER_KEY must be 64 hexadecimal digits")
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port {self.port} is not between 0 and 65535")
+        if self.retention_days < 0:
+            raise ConfigurationError(f"retention is 0 days or more, not {self.retention_days}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ConfigurationError(f"log level {self.log_level!r} is not one that exists")
         self._check_engines()

@@ -8,13 +8,14 @@ data does not pay for it at start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from everturn.errors import InvalidRequest
+from everturn.protocol import lenient
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -39,7 +40,18 @@ def encode(value: Any) -> bytes:
         InvalidRequest: JSON has no form for it; the message names the type.
     """
     try:
-        return _encoder.encode(value)
+        try:
+            return _encoder.encode(value)
+        except UnicodeEncodeError:  # half a character in a text
+            return lenient.encode(msgspec.to_builtins(value, enc_hook=_unknown))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidRequest(f"cannot be written as JSON: {error}") from error
+
+
+def encode_each(values: Iterable[Any]) -> list[bytes]:
+    """JSON texts of many values. Raises as `encode` does."""
+    try:
+        return list(map(_encoder.encode, values))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
 
@@ -52,7 +64,7 @@ def decode(data: bytes | str, type_: Any = Any) -> Any:
         pydantic.ValidationError: the type does not fit.
     """
     try:
-        value = msgspec.json.decode(data)
+        value = lenient.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"not JSON: {error}") from error
     return value if type_ is Any or type_ is None else validator(type_)(value)
@@ -109,7 +121,12 @@ def decode_packet(data: bytes, kind: str) -> Any:
     if kind in (JSON, ""):
         return decode(data) if data else None
     if kind == SUPER_JSON:
-        return _super_json(decode(data))
+        try:
+            return _super_json(decode(data))
+        except (TypeError, ValueError, OverflowError) as error:
+            # A date that is none, a map whose members are no pairs: the packet does not say what
+            # it claims to.
+            raise InvalidRequest(f"cannot read a packet of type {kind!r}: {error}") from error
     raise InvalidRequest(f"cannot read a packet of type {kind!r}")
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
-from everturn.errors import EverturnError, InvalidRequest
+from everturn.errors import EverturnError, Fenced, InvalidRequest, LeaseLost
 from everturn.protocol.runs import RunOutcome
+from everturn.rules import limits
 from everturn.rules.durations import parse
 from everturn.tasks import codec, hooks, isolation
 from everturn.tasks import scope as scopes
@@ -109,6 +110,8 @@ class Execution:
                 await hooks.call(middleware, {**self._arguments, "next": next_})
                 if not called:
                     raise InvalidRequest("the middleware did not call next()")
+            except (Fenced, LeaseLost):
+                raise
             except Exception as error:  # the author's middleware
                 code = internal_error("TASK_MIDDLEWARE_ERROR", str(error), stack_of(error))
                 self._failure = failed(code, retryable=True)
@@ -119,6 +122,8 @@ class Execution:
         """Everything inside the middleware; never raises for a failed run."""
         try:
             result = await self._function()
+        except (Fenced, LeaseLost):
+            raise  # the run is somebody else's by now: it has not failed, and nobody is told
         except Exception as error:  # the author's code
             await self._failed(error)
         else:
@@ -167,6 +172,12 @@ class Execution:
             self._output = None if result is None else codec.encode(result)
         except InvalidRequest as error:
             self._failure = failed(internal_error("TASK_OUTPUT_ERROR", str(error)), retryable=True)
+            return
+        size = len(self._output or b"")
+        if size > limits.OUTPUT_BYTES_MAX:
+            reason = f"the output is {size} bytes, at most {limits.OUTPUT_BYTES_MAX}"
+            self._failure = failed(internal_error("TASK_OUTPUT_ERROR", reason), retryable=True)
+            self._output = None
             return
         await self._each_logged("on_success", output=result)
         await self._each_logged("on_complete", result={"ok": True, "data": result})

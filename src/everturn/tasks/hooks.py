@@ -46,6 +46,11 @@ class HookSet:
         self._hooks.setdefault(moment, []).append(fn)
         return fn
 
+    def include(self, others: HookSet) -> None:
+        """Add the hooks of another set after those there are."""
+        for moment, hooks in others._hooks.items():
+            self._hooks.setdefault(moment, []).extend(hooks)
+
     def on_start(self, fn: F) -> F:
         """Before the first attempt's function."""
         return self.add("on_start", fn)

@@ -170,9 +170,11 @@ class RunMetadata:
         return copy
 
     def set(self, key: str, value: Any) -> RunMetadata:
+        """Give a key a value: anything JSON has a form for."""
         return self._write({"type": "set", "key": key, "value": value})
 
     def delete(self, key: str) -> RunMetadata:
+        """Drop a key; a missing one is no error."""
         return self._write({"type": "delete", "key": key})
 
     def replace(self, value: Mapping[str, Any]) -> RunMetadata:
@@ -188,9 +190,11 @@ class RunMetadata:
         return self._write({"type": "remove", "key": key, "value": value})
 
     def increment(self, key: str, by: float = 1) -> RunMetadata:
+        """Add to a number; a missing key begins at 0."""
         return self._write({"type": "increment", "key": key, "value": by})
 
     def decrement(self, key: str, by: float = 1) -> RunMetadata:
+        """Subtract from a number; a missing key begins at 0."""
         return self.increment(key, -by)
 
     @either

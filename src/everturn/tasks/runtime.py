@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -28,6 +28,15 @@ class Woken(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: bool = False
     records: tuple[Record, ...] = ()
     result: RunResult | None = None
+
+
+class StoredSnapshot(NamedTuple):
+    """The stored history of a session."""
+
+    #: The document (chat-agent §2.16); None when nothing was stored yet.
+    data: bytes | None = None
+    #: Bytes of patches that were added since the document was last stored whole.
+    patched_bytes: int = 0
 
 
 class TailReader(Protocol):
@@ -113,9 +122,23 @@ class RunRuntime(Protocol):
 
     # --- everything else ---------------------------------------------------------------------
 
-    async def load_snapshot(self) -> bytes | None: ...
+    async def load_snapshot(self) -> StoredSnapshot:
+        """The session's stored history; from here on nobody who ran before adds to it."""
+        ...
 
-    async def save_snapshot(self, data: bytes) -> None: ...
+    async def save_snapshot(self, data: bytes) -> None:
+        """Store the history anew; durable before it returns.
+
+        After an error nobody knows what is stored: load it before anything else is stored.
+        """
+        ...
+
+    async def patch_snapshot(self, data: bytes) -> None:
+        """Add a patch (`protocol/history.py`) to it; durable before it returns.
+
+        Raises TooLarge past 1 MiB; otherwise as `save_snapshot`.
+        """
+        ...
 
     async def mint_token(self, scopes: Sequence[str], ttl_s: int) -> str: ...
 

@@ -55,6 +55,7 @@ class Signal:
 
     @property
     def aborted(self) -> bool:
+        """Whether it was aborted; stays true."""
         return self._reason is not None
 
     @property

@@ -2,6 +2,7 @@
 
     await streams.append({"done": 3}, "progress")        # inside the run
     async for value in streams.read(run.id, "progress"): # anywhere
+    async for word in streams.inputs("words"):           # inside: what others send to the run
 
 A stream is made by its first value, kept after the run has ended, and read from any index. Every
 value has a part id made once, so a value whose answer was lost is sent again and stored once. A
@@ -63,6 +64,25 @@ def read(
     from everturn.client import streams
 
     return streams.read(run_id, stream, start_index=start_index, timeout_s=timeout_s)
+
+
+async def inputs(
+    stream: str = "default", *, start_index: int = 0, timeout_s: int = 60
+) -> AsyncIterator[Any]:
+    """What others send to an input stream of this run, from its first value on.
+
+    The run stays hot while it waits; the iteration ends when nothing came for `timeout_s` seconds
+    (1 to 600). A recovered run reads from `start_index` again: count what was handled in a `step`
+    to go on behind it. Raises NotInRunError outside a run.
+    """
+    # As in `_send`.
+    from everturn.client import streams
+
+    run_id = runtimes.current().info.run_id
+    async for value in streams.read_input(
+        run_id, stream, start_index=start_index, timeout_s=timeout_s
+    ):
+        yield value
 
 
 @either

@@ -15,6 +15,7 @@ import msgspec
 
 from everturn.errors import InvalidRequest, NotInRunError
 from everturn.rules import limits
+from everturn.rules.debouncing import Debounce, wire_debounce
 from everturn.rules.durations import Duration, parse
 from everturn.tasks import bridge, codec, idempotency, waits
 from everturn.tasks import runtime as runtimes
@@ -38,6 +39,7 @@ class TriggerOptions(TypedDict, total=False):
     version: str
     delay: Duration | datetime
     ttl: Duration
+    debounce: Debounce
     priority: float  # seconds of head start
     test: bool
 
@@ -75,6 +77,8 @@ def wire_options(options: TriggerOptions) -> dict[str, Any]:
         wire["delay"] = _delay(options["delay"])
     if "ttl" in options:
         wire["ttl"] = round(parse(options["ttl"]))
+    if "debounce" in options:
+        wire["debounce"] = wire_debounce(options["debounce"])
     return wire
 
 

@@ -31,6 +31,7 @@ from everturn.tasks.results import PendingOutput
 
 # The HTTP client is resolved on first use: most runs never need it, and every worker imports this.
 if TYPE_CHECKING:
+    from everturn.client.paging import Listing
     from everturn.client.wait import TokenState, WaitToken
 
 #: Waits up to this long keep their slot (tasks-and-runs §12.1).
@@ -192,7 +193,7 @@ async def retrieve_token(token: str | WaitToken | TokenState) -> TokenState:
     return await tokens.retrieve_token(token)
 
 
-def list_tokens(**filters: Any) -> AsyncIterator[TokenState]:
+def list_tokens(**filters: Any) -> Listing[TokenState]:
     """Tokens, newest first; the filters are those of `client.wait.list_tokens`."""
     from everturn.client import wait as tokens
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -27,6 +27,9 @@ Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("everturn.testing")
+
+#: An extension of a request: after so many bytes of its body the client is gone.
+CUT_BODY_AT: Final = "everturn.cut_body_at"
 
 
 class AsgiTransport(httpx2.AsyncBaseTransport):
@@ -71,7 +74,9 @@ class AsgiTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self._tasks is None:
             raise httpx2.ConnectError("the transport is not open: use `async with`")
-        exchange = _Exchange(request.method == "HEAD", await request.aread())
+        exchange = _Exchange(
+            request.method == "HEAD", await request.aread(), request.extensions.get(CUT_BODY_AT)
+        )
         self._exchanges[exchange] = None
         self._tasks.start_soon(self._serve, self._scope(request), exchange)
         try:
@@ -118,9 +123,10 @@ class AsgiTransport(httpx2.AsyncBaseTransport):
 class _Exchange:
     """One request and its response; one piece of the body at a time passes from side to side."""
 
-    def __init__(self, is_head: bool, body: bytes) -> None:
+    def __init__(self, is_head: bool, body: bytes, cut_at: int | None = None) -> None:
         self._is_head = is_head
         self._body: bytes | None = body
+        self._cut_at = cut_at
         self._piece: bytes | None = None
         self._filled = anyio.Event()  # there is a piece, or there will be none any more
         self._taken = anyio.Event()  # the reader has the piece, or has left
@@ -137,6 +143,9 @@ class _Exchange:
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
+            if self._cut_at is not None:
+                self.cut()
+                return {"type": "http.request", "body": body[: self._cut_at], "more_body": True}
             return {"type": "http.request", "body": body, "more_body": False}
         await self.gone.wait()
         return {"type": "http.disconnect"}

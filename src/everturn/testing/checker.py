@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from everturn.errors import EverturnError
 from everturn.protocol.records import (
     RESTARTED_CHUNK,
+    TRIM_COMMAND,
     TURN_COMPLETE,
     Input,
     InputCursor,
@@ -21,6 +22,7 @@ from everturn.protocol.records import (
     input_body,
     open_envelope,
     parse_input,
+    trim_record,
     trim_target,
 )
 
@@ -49,6 +51,11 @@ class Turn:
     def error(self) -> str | None:
         errors = [c["errorText"] for c in self._last_attempt if c["type"] == "error"]
         return errors[-1] if errors else None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer says that somebody stopped it."""
+        return any(c["type"] == "abort" for c in self._last_attempt)
 
     @property
     def restarts(self) -> int:
@@ -100,6 +107,45 @@ def check_acknowledged(records: Sequence[Record], told: Sequence[Acknowledged]) 
             )
 
 
+def stops_meant_for(turn: Turn, inputs: Sequence[Record]) -> list[int]:
+    """The stop records that mean this turn, by number.
+
+    A stop that names a message means its turn. One that names none means the turn in progress when
+    it arrives, so it stands behind a message of that turn.
+    """
+    meant = []
+    for stop in map(parse_input, inputs):
+        if stop.kind != "stop":
+            continue
+        target = stop.payload.get("targetSeq")
+        if target in turn.answers or (
+            target is None and turn.answers and stop.seq_num > turn.answers[0]
+        ):
+            meant.append(stop.seq_num)
+    return meant
+
+
+def check_stops(inputs: Sequence[Record], turns: Sequence[Turn]) -> None:
+    """Every turn that was cut off has a stop of its own, and no stop has two (P-6).
+
+    For agents without a policy that cuts turns off by itself (`latest`, `interrupt`).
+
+    Raises:
+        PromiseBroken: naming the turn.
+    """
+    used: set[int] = set()
+    for turn in turns:
+        if not turn.stopped:
+            continue
+        own = [seq for seq in stops_meant_for(turn, inputs) if seq not in used]
+        if not own:
+            raise PromiseBroken(
+                f"P-6: the turn that ends with out record {turn.seq_num}, of messages "
+                f"{turn.answers}, was stopped, and no stop was meant for it"
+            )
+        used.add(own[0])
+
+
 def check_reader(seen: Sequence[Record], records: Sequence[Record]) -> None:
     """What one reader saw, over all its connections, against the log read afterwards (P-2).
 
@@ -107,7 +153,7 @@ def check_reader(seen: Sequence[Record], records: Sequence[Record]) -> None:
     record that was visible, which some trim had asked for.
     """
     stored = {record.seq_num: record for record in records}
-    starts = {trim_target(record.headers, record.body) for record in records}
+    trims = [record for record in records if record.is_command]
     last = -1
     for record in seen:
         if record.seq_num <= last:
@@ -115,11 +161,24 @@ def check_reader(seen: Sequence[Record], records: Sequence[Record]) -> None:
         original = stored.get(record.seq_num)
         if original is None or original.wire != record.wire:
             raise PromiseBroken(f"P-2: a reader got a record {record.seq_num} that is not stored")
-        if record.seq_num != last + 1 and record.seq_num not in starts:
+        if record.seq_num != last + 1 and not any(_trims_to(t, record.seq_num) for t in trims):
             raise PromiseBroken(f"P-2: a reader got {record.seq_num} after {last}")
         last = record.seq_num
     if records and last != records[-1].seq_num:
         raise PromiseBroken(f"P-2: a reader saw nothing after {last} of {records[-1].seq_num}")
+
+
+def _trims_to(record: Record, seq_num: int) -> bool:
+    """Whether a command asked for the log to begin at that record.
+
+    Over HTTP the bytes of a command are a lossy string (wire-protocol §6.5), so there a number
+    with a byte that is no text can only be told apart from those without one.
+    """
+    target = trim_target(record.headers, record.body)
+    if target is not None:
+        return target == seq_num
+    lossy = trim_record(seq_num).body.decode("utf-8", "replace")
+    return record.headers[0] == ("", TRIM_COMMAND) and record.body == lossy.encode()
 
 
 def _check_order(io: str, records: Sequence[Record]) -> None:

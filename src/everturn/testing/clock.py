@@ -24,12 +24,15 @@ class VirtualClock:
         self._order = itertools.count()
 
     def now_ms(self) -> int:
+        """Virtual milliseconds since 1970."""
         return self._start_ms + round(self._elapsed * 1000)
 
     def monotonic(self) -> float:
+        """Virtual seconds since this clock was made."""
         return self._elapsed
 
     async def sleep(self, seconds: float) -> None:
+        """Return when that much virtual time has passed; at once for none."""
         if seconds <= 0:
             await checkpoint()
             return
@@ -45,6 +48,7 @@ class VirtualClock:
 
     @property
     def sleepers(self) -> int:
+        """How many calls of `sleep` are waiting."""
         return len(self._sleepers)
 
     async def advance(self, seconds: float) -> None:

@@ -78,6 +78,7 @@ class ServerLife(_Life):
     def __init__(self, cluster: Cluster, number: int) -> None:
         super().__init__(f"server-{number}")
         self._cluster = cluster
+        self.clock = cluster.clock_of(self.name)
         self._links: TaskGroup | None = None
         self.started = False
         self.app: AsgiApp
@@ -117,7 +118,7 @@ class ServerLife(_Life):
             async with (
                 build(
                     cluster.settings,
-                    clock=cluster.clock_of(self.name),
+                    clock=self.clock,
                     ids=cluster.ids_of(self.name),
                     state=state,
                     streams=streams,
@@ -201,7 +202,9 @@ class Cluster:
         self.new_wakeups = wakeups
         self.state = MemoryState()
         self.objects = MemoryObjects()
-        self.streams = MemoryStreams(LoopClock())
+        #: Of the streams' timestamps.
+        self.store_clock = LoopClock()
+        self.streams = MemoryStreams(self.store_clock)
         self.network = Network(KEY, weather or Weather(), self.faults)
         self.environment_id = ""
         self.restart_s: Callable[[], float] = lambda: RESTART_S

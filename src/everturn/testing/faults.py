@@ -38,8 +38,14 @@ class Fault(Enum):
     LINK_CUT_AFTER = "link cut behind a message"
     WORKER_KILLED_BEFORE = "worker killed, message lost"
     WORKER_KILLED_AFTER = "worker killed behind a message"
+    LINK_DEAD_TO_SERVER = "link dead towards the server, unnoticed"
+    LINK_DEAD_TO_WORKER = "link dead towards the worker, unnoticed"
+    WORKER_STALLED = "worker stalled past its lease"
     REQUEST_LOST = "HTTP request lost"
     RESPONSE_LOST = "HTTP request carried out, answer lost"
+    REQUEST_TORN = "HTTP request cut short"
+    RESPONSE_TORN = "HTTP request carried out, answer cut short"
+    UNANSWERED = "HTTP request carried out, never answered"
 
     @property
     def place(self) -> Place:
@@ -54,9 +60,20 @@ _AT_LINK: Final = frozenset(
         Fault.LINK_CUT_AFTER,
         Fault.WORKER_KILLED_BEFORE,
         Fault.WORKER_KILLED_AFTER,
+        Fault.LINK_DEAD_TO_SERVER,
+        Fault.LINK_DEAD_TO_WORKER,
+        Fault.WORKER_STALLED,
     }
 )
-_AT_HTTP: Final = frozenset({Fault.REQUEST_LOST, Fault.RESPONSE_LOST})
+_AT_HTTP: Final = frozenset(
+    {
+        Fault.REQUEST_LOST,
+        Fault.RESPONSE_LOST,
+        Fault.REQUEST_TORN,
+        Fault.RESPONSE_TORN,
+        Fault.UNANSWERED,
+    }
+)
 
 
 class FaultyCalls:

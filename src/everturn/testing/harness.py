@@ -14,23 +14,27 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
 import anyio
+import httpx2
 import msgspec
 from anyio.abc import TaskGroup
 
 from everturn.chat.definition import ChatAgent
-from everturn.chat.handover import wire_partial
 from everturn.chat.local import ChatLocal
+from everturn.client import config
 from everturn.clock import Clock
 from everturn.errors import EverturnError
 from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record, parse_input
 from everturn.protocol.runs import RunInfo
 from everturn.tasks import registry
 from everturn.tasks import scope as scopes
+from everturn.tasks.definition import Task
 from everturn.tasks.failures import AttemptFailed
 from everturn.tasks.runtime import running
 from everturn.testing.clock import VirtualClock
+from everturn.testing.harness_driver import CLOSE_S_MAX, Driver
 from everturn.testing.harness_session import SessionSide
 from everturn.testing.harness_turn import HarnessTurn as HarnessTurn
+from everturn.testing.nearby import KEY, URL, Nearby
 from everturn.testing.quiet import at_rest
 from everturn.testing.runtime import MemoryRuntime, World
 from everturn.testing.task_context import context_with
@@ -41,12 +45,10 @@ Message = dict[str, Any]
 SetLocal = Callable[[ChatLocal[Any], Any], None]
 SetupLocals = Callable[[SetLocal], Awaitable[None] | None]
 RESTING: Final = frozenset({"wait", "suspended", "end"})
-#: Real seconds that leaving a harness may take.
-CLOSE_S_MAX: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.05
 
 
-class ChatHarness(SessionSide):
+class ChatHarness(Driver):
     """Drives one chat. Made by `mock_chat_agent`.
 
     Attributes:
@@ -70,9 +72,12 @@ class ChatHarness(SessionSide):
         payload: Mapping[str, Any],
         task_context: Mapping[str, Any] | None = None,
         setup_locals: SetupLocals | None = None,
+        started_tasks: Sequence[Task[Any]] = (),
     ) -> None:
         super().__init__(World(chat_id, clock=clock))
         self.world.stored = self._stored
+        self.world.spawn = tasks.start_soon
+        self.world.nearby = Nearby(self.world, started_tasks)
         self.agent = agent
         self.chat_id = chat_id
         self.client_data = client_data
@@ -92,6 +97,10 @@ class ChatHarness(SessionSide):
         self.outcomes: list[tuple[str, str]] = []
         self.error: BaseException | None = None
         self._left = False
+        #: Whether it is being found out if the run that ended has a successor.
+        self._deciding = False
+        #: Held while a run is started, so that two reasons for it start one.
+        self._starting = anyio.Lock()
 
     # --- observing (chat.state.Observer) ---------------------------------------------------------
 
@@ -117,12 +126,18 @@ class ChatHarness(SessionSide):
 
     @property
     def suspended(self) -> bool:
+        """Whether the newest run has given up its slot."""
         return self.runtime is not None and self.runtime.suspended
+
+    @property
+    def session(self) -> SessionSide:
+        """What outlives the runs: records, trims, waitpoints, swaps, the snapshot, wait tokens."""
+        return self
 
     @property
     def alive(self) -> bool:
         """Whether a run is in progress, waiting ones included."""
-        return self._scope is not None
+        return self._scope is not None or self._deciding
 
     @property
     def run_id(self) -> str:
@@ -167,7 +182,7 @@ class ChatHarness(SessionSide):
         body = dict(self._payload if payload is None else payload)
         body = {"chatId": self.chat_id, "sessionId": "session_test", **body}
         if self.client_data is not None:
-            body.setdefault("metadata", self.client_data)
+            body.setdefault("metadata", self.kept.portable(self.client_data))
         self._payload = body
         previous = self.runtime
         cursor = previous.cursor if previous is not None and attempt == 1 else InputCursor()
@@ -186,7 +201,7 @@ class ChatHarness(SessionSide):
             decided=tuple(sorted(cursor.decided)),
             version="v1",
             queue=f"task/{self.agent.task_id}",
-            max_attempts=2,
+            max_attempts=_attempts_max(self.agent),
             created_at_ms=now,
             started_at_ms=now,
         )
@@ -204,8 +219,9 @@ class ChatHarness(SessionSide):
                 scope_of_run.context = context_with(scope_of_run.context, self._overrides(info))
                 try:
                     with running(runtime):
+                        self._surround()
                         await self._set_locals()
-                        await self.agent.run(runtime, self)
+                        await self.kept.agent(self.agent).run(runtime, self)
                     await runtime.flush()
                     outcome = "completed"
                 except AttemptFailed as decided:
@@ -216,9 +232,24 @@ class ChatHarness(SessionSide):
         if self._scope is scope:
             self._scope = None
             self.outcomes.append((info.run_id, outcome))
-            if outcome == "completed" and await self._has_open():
-                await self._continue()
+            await self._succeed(outcome)
             self._notify()
+
+    async def _succeed(self, outcome: str) -> None:
+        """Go on in another run if something is open; not beside one that a message has started."""
+        self._deciding = True
+        try:
+            async with self._starting:
+                if self._scope is None and outcome == "completed" and await self._has_open():
+                    await self._continue()
+        finally:
+            self._deciding = False
+
+    def _surround(self) -> None:
+        """Calls of the author's code go to this world, unless the test says where they go."""
+        if not config.is_set():
+            transport = httpx2.MockTransport(self.world.nearby.answer)
+            config.enter(config.ClientConfig(url=URL, secret_key=KEY, transport=transport))
 
     def _overrides(self, info: RunInfo) -> dict[str, Any]:
         """What the test says of `ctx`; the attempt's number is the one that really runs."""
@@ -282,95 +313,11 @@ class ChatHarness(SessionSide):
             await self.crash()
 
     async def _ensure_run(self) -> None:
-        if self._scope is None:
-            if self._runs == 0:
-                await self.start()
-            else:
-                await self._continue()
+        async with self._starting:
+            if self._scope is None:
+                await (self.start() if self._runs == 0 else self._continue())
 
-    # --- driving -------------------------------------------------------------------------------
-
-    async def post(self, chunk: Any, *, part_id: str | None = None) -> int:
-        """Append any input chunk (or text) and see that a run reads it. Does not wait."""
-        text = chunk if isinstance(chunk, str) else msgspec.json.encode(chunk).decode()
-        seq_num = await self.world.post(text, part_id=part_id)
-        await self._ensure_run()
-        return seq_num
-
-    send_raw = post
-
-    async def post_message(self, message: Message | str, **fields: Any) -> int:
-        """Append a user message and do not wait for its turn; its seq_num."""
-        made = self.user(message)
-        return await self.post(self.wire("submit-message", message=made, **fields))
-
-    async def send_message(self, message: Message | str, **fields: Any) -> HarnessTurn:
-        """One message; returns at the next turn-complete."""
-        made = self.user(message)
-        return await self.send(self.wire("submit-message", message=made, **fields))
-
-    async def send_regenerate(self) -> HarnessTurn:
-        return await self.send(self.wire("regenerate-message"))
-
-    async def send_action(self, action: Any) -> HarnessTurn:
-        return await self.send(self.wire("action", action=action))
-
-    async def send_stop(self, message: str | None = None, *, target: int | None = None) -> int:
-        """Stop the turn in progress, or the one of the message `target`. Does not wait."""
-        chunk: dict[str, Any] = {"kind": "stop"}
-        if message is not None:
-            chunk["message"] = message
-        if target is not None:
-            chunk["targetSeq"] = target
-        return await self.post(chunk)
-
-    async def send_close(self) -> int:
-        return await self.post(self.wire("close"))
-
-    async def send_head_start(self, messages: Sequence[Message]) -> None:
-        """Start the run as a head start does, with the history of the first request.
-
-        For a harness that was made with `start=False`. Returns when it waits for the handover.
-        """
-        if self.alive:
-            raise EverturnError("a head start begins a run: make the harness with start=False")
-        boot = {"trigger": "handover-prepare", "headStartMessages": list(messages)}
-        await self.start(payload=boot)
-
-    async def send_handover(
-        self,
-        partial: Message | Sequence[Message],
-        *,
-        is_final: bool = False,
-        message_id: str | None = None,
-    ) -> HarnessTurn:
-        """Hand over the first step of the answer; returns at the turn-complete.
-
-        Args:
-            partial: the step as a UI message, or as model messages in AI SDK JSON.
-            message_id: the id it was streamed under; that of the UI message when left out.
-        """
-        chunk: dict[str, Any] = {"kind": "handover", "isFinal": is_final}
-        if isinstance(partial, dict):
-            message_id = message_id or partial.get("id")
-            chunk["partialAssistantMessage"] = wire_partial(partial, is_final=is_final)
-        else:
-            chunk["partialAssistantMessage"] = list(partial)
-        if message_id is not None:
-            chunk["messageId"] = message_id
-        return await self.send(chunk)
-
-    async def send_handover_skip(self) -> None:
-        """The warm side failed; returns when the run has ended, after a second at most."""
-        await self.post({"kind": "handover-skip"})
-        with anyio.move_on_after(CLOSE_S_MAX):
-            await self.reached(lambda: not self.alive)
-
-    async def send(self, chunk: Any) -> HarnessTurn:
-        """Append an input and return at the next turn-complete."""
-        tail = (await self.world.streams.bounds(self.world.channel("out"))).tail
-        await self.post(chunk)
-        return await self.turn_after(tail - 1)
+    # --- reading turns ---------------------------------------------------------------------------
 
     async def turn_after(self, seq_num: int) -> HarnessTurn:
         """The records after `seq_num`, up to and with the next turn-complete.
@@ -384,7 +331,8 @@ class ChatHarness(SessionSide):
                 seen = record.seq_num
                 fresh.append(record)
                 if record.control == TURN_COMPLETE:
-                    return HarnessTurn(fresh)
+                    before = [r for r in await self.records() if r.seq_num < fresh[0].seq_num]
+                    return await self.turn_of(fresh, earlier=before)
             if not self.alive:
                 raise EverturnError(f"no run is left to answer: {self.outcomes}") from self.error
             await self._progress(seen)
@@ -423,13 +371,15 @@ async def mock_chat_agent(
     clock: Clock | None = None,
     start: bool = True,
     idle_timeout_s: float | None = None,
+    tasks: Sequence[Task[Any]] | None = None,
 ) -> AsyncIterator[ChatHarness]:
     """A running chat agent, and the client, worker and clock around it.
 
     Args:
         agent: the agent, or the id of a registered one.
         chat_id: names the chat and its session.
-        client_data: sent as `metadata` with everything.
+        client_data: sent as `metadata` with everything. May hold things that JSON has no form
+            for, such as a fake model: the agent gets them as they are.
         mode: the boot payload; derived from `preload` and `continuation` when left out. In mode
             `submit-message` the run starts with the first message that is posted (D-23).
         previous_run_id: of a continuation.
@@ -441,11 +391,16 @@ async def mock_chat_agent(
         attempt: which attempt the first run is.
         clock: virtual when left out.
         idle_timeout_s: the payload's hint.
+        tasks: tasks that the agent may start, as tools or otherwise: each is run once, in this
+            process. All that are registered when left out.
         start: False leaves starting to the first `send_…`, so that a test can seed first.
 
     Raises LookupError for an id nobody registered.
     """
-    found = registry.current().get(agent) if isinstance(agent, str) else agent
+    definitions = registry.current().definitions
+    if tasks is None:
+        tasks = [defined for defined in definitions.values() if isinstance(defined, Task)]
+    found = definitions.get(agent) if isinstance(agent, str) else agent
     if not isinstance(found, ChatAgent):
         raise LookupError(f"no chat agent {agent!r} is registered")
     mode = mode or ("continuation" if continuation else "preload" if preload else "submit-message")
@@ -459,16 +414,17 @@ async def mock_chat_agent(
         payload["previousRunId"] = previous_run_id
     if idle_timeout_s is not None:
         payload["idleTimeoutInSeconds"] = idle_timeout_s
-    async with anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as group:
         harness = ChatHarness(
             found,
-            tasks,
+            group,
             chat_id=chat_id,
             client_data=client_data,
             clock=clock,
             payload=payload,
             task_context=task_context,
             setup_locals=setup_locals,
+            started_tasks=tasks,
         )
         if snapshot is not None:
             await harness.seed_snapshot(snapshot)
@@ -478,7 +434,14 @@ async def mock_chat_agent(
             yield harness
             await harness.leave()
         finally:
-            tasks.cancel_scope.cancel()
+            group.cancel_scope.cancel()
+
+
+def _attempts_max(agent: ChatAgent[Any]) -> int:
+    """How often a server would try a run of this agent."""
+    config = agent.declaration().config
+    declared = config.get("maxAttempts", config["retry"]["maxAttempts"])
+    return int(declared)
 
 
 def _attempt(task_context: Mapping[str, Any] | None) -> int | None:

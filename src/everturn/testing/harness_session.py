@@ -16,8 +16,10 @@ from everturn.protocol.records import (
     Record,
     control_record,
     data_body,
+    parse_input,
     trim_target,
 )
+from everturn.testing.harness_data import Kept
 from everturn.testing.harness_turn import HarnessTurn, raw_chunks
 from everturn.testing.runtime import SNAPSHOT, World
 
@@ -36,6 +38,7 @@ class SessionSide:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.kept = Kept()
         self._seeds: list[Callable[[], Awaitable[object]]] = []
 
     @property
@@ -53,8 +56,11 @@ class SessionSide:
     def wire(self, trigger: str, **fields: Any) -> dict[str, Any]:
         """The input chunk of a message record."""
         payload = {"chatId": self.chat_id, "trigger": trigger, **fields}
-        if self.client_data is not None:
-            payload.setdefault("metadata", self.client_data)
+        payload.setdefault("metadata", self.client_data)
+        if payload["metadata"] is None:
+            del payload["metadata"]
+        else:
+            payload["metadata"] = self.kept.portable(payload["metadata"])
         return {"kind": "message", "payload": payload}
 
     # --- seeding ---------------------------------------------------------------------------------
@@ -146,13 +152,20 @@ class SessionSide:
     async def turns(self) -> list[HarnessTurn]:
         """All complete turns so far."""
         found: list[HarnessTurn] = []
-        open_: list[Record] = []
-        for record in await self.records():
-            open_.append(record)
+        first = 0
+        records = await self.records()
+        for number, record in enumerate(records):
             if record.control == TURN_COMPLETE:
-                found.append(HarnessTurn(open_))
-                open_ = []
+                turn = records[first : number + 1]
+                found.append(await self.turn_of(turn, earlier=records[:first]))
+                first = number + 1
         return found
+
+    async def turn_of(self, records: Sequence[Record], *, earlier: Sequence[Record]) -> HarnessTurn:
+        """A turn as a test looks at it, made of its records and those before it."""
+        inputs = [parse_input(record).payload.get("message") for record in await self.records("in")]
+        answers = [m for m in inputs if isinstance(m, dict) and m.get("role") == "assistant"]
+        return HarnessTurn(records, earlier=earlier, answers=answers)
 
     async def trims(self) -> list[int]:
         """What trim commands asked for, in order."""
@@ -163,6 +176,20 @@ class SessionSide:
     def waitpoints(self) -> list[tuple[int | None, int | None]]:
         """`(after, until_ms)` of every suspension: the cursor waited after, and the time limit."""
         return list(self.world.waits)
+
+    @property
+    def waiting_tokens(self) -> list[str]:
+        """Ids of wait tokens that the agent made and nobody has completed, oldest first."""
+        return self.world.nearby.waiting_tokens
+
+    def complete_token(self, token: str, data: Any = None) -> None:
+        """Complete a wait token, as somebody outside would; the first completion counts."""
+        self.world.nearby.complete_token(token, data)
+
+    @property
+    def started_tasks(self) -> list[tuple[str, Any]]:
+        """`(task id, payload)` of every task that the agent started, in order."""
+        return list(self.world.nearby.started)
 
     @property
     def continued(self) -> list[str]:

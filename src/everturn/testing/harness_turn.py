@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from everturn.chat.reducer import MessageReducer
+from everturn.chat.ui_messages import overlay
 from everturn.protocol.records import (
     TOKEN_HEADER,
     TURN_COMPLETE,
@@ -20,8 +21,17 @@ Message = dict[str, Any]
 class HarnessTurn:
     """What one turn wrote: its chunks, and its records as a raw list with control markers."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        earlier: Sequence[Record] = (),
+        answers: Sequence[Message] = (),
+    ) -> None:
+        """`earlier` are the records before it, `answers` what clients sent to open tool calls."""
         self.records = tuple(records)
+        self._earlier = earlier
+        self._answers = answers
         self.raw_chunks = raw_chunks(records)
         self.chunks = [c for c in self.raw_chunks if not str(c["type"]).startswith("trigger:")]
 
@@ -42,11 +52,29 @@ class HarnessTurn:
 
     @property
     def message(self) -> Message:
-        """The message a client would show."""
-        reducer = MessageReducer()
+        """The message a client would show: with what it held before, when this turn went on."""
+        starts = [c.get("messageId") for c in self.chunks if c["type"] == "start"]
+        seed = self._begun(starts[-1]) if starts and starts[-1] else None
+        reducer = MessageReducer(seed)
         for chunk in self.chunks:
             reducer.feed(chunk)
         return reducer.message
+
+    def _begun(self, message_id: str) -> Message | None:
+        """The message of an earlier turn, with the answers to its calls; None for a new one."""
+        reducer, current = MessageReducer(), None
+        for chunk in raw_chunks(self._earlier):
+            if chunk["type"] == "start":
+                current = chunk.get("messageId")
+            if current == message_id and not str(chunk["type"]).startswith("trigger:"):
+                reducer.feed(chunk)
+        if not reducer.message.get("parts"):
+            return None
+        message: Message = reducer.snapshot()
+        for answer in self._answers:
+            if answer.get("id") == message_id:
+                message = overlay(message, answer)
+        return message
 
     @property
     def turn_complete(self) -> Record:

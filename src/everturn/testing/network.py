@@ -2,27 +2,23 @@
 
 HTTP requests go through the ASGI transport, links through the application's own WebSocket
 endpoint, so everything but the kernel's sockets is the real thing. Bytes of one link arrive in
-order, as TCP keeps them; requests have no order among each other. What may happen to them is the
-business of a `Weather`: how long they take, and which are lost. What a connection sees when the
-process at its other end dies is what a kernel would show: an end, and what was on its way gone.
+order, as TCP keeps them (`sockets.py`); requests have no order among each other. What may happen
+to them is the business of a `Weather`: how long they take, which are lost, cut short in the
+middle, or never answered, and in which pieces a body arrives.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 import anyio
 import httpx2
-from websockets.exceptions import ConnectionClosedError
-from websockets.frames import Close
 
-from everturn.protocol.link import PATH, SUBPROTOCOL
-from everturn.testing.asgi import AsgiApp, AsgiTransport
+from everturn.testing.asgi import CUT_BODY_AT, AsgiApp, AsgiTransport
 from everturn.testing.faults import Fault, FaultyCalls, Place, Process
+from everturn.testing.sockets import LinkSocket, Owner
 
 URL: Final = "http://everturn.test"
 
@@ -35,8 +31,20 @@ class Weather:
         return 0.0001
 
     def request_fate(self) -> Fault | None:
-        """REQUEST_LOST, RESPONSE_LOST, or None for a request that is answered."""
+        """What happens to a request (a fault of `Place.HTTP`); None for one that is answered."""
         return None
+
+    def dial_fate(self) -> Fault | None:
+        """UNANSWERED for a link whose peer accepts it and never says a word; else None."""
+        return None
+
+    def pieces_before(self) -> int:
+        """Pieces of a body that arrive whole before its fate strikes."""
+        return 0
+
+    def split_at(self, size: int) -> int:
+        """Where a piece of `size` bytes is broken in two on its way; `size` leaves it whole."""
+        return size
 
 
 class Reached(Protocol):
@@ -65,7 +73,7 @@ class Network:
         return _Http(self, owner)
 
     @asynccontextmanager
-    async def dial(self, owner: Process) -> AsyncIterator[LinkSocket]:
+    async def dial(self, owner: Owner) -> AsyncIterator[LinkSocket]:
         """Open a worker's link. Raises OSError when no server is there, or it refuses."""
         await anyio.sleep(self.weather.delay_s())
         server = self.server
@@ -74,13 +82,16 @@ class Network:
         socket = LinkSocket(self, owner)
         self.sockets[socket] = None
         try:
-            server.start_soon(socket.serve, server.app)
-            await socket.accepted.wait()
+            if self.weather.dial_fate() is Fault.UNANSWERED:
+                socket.to_server.dead = socket.to_worker.dead = True
+            else:
+                server.start_soon(socket.serve, server.app)
+                await socket.accepted.wait()
             if socket.broken:
                 raise ConnectionResetError("the server refused the link")
             yield socket
         finally:
-            socket.cut()
+            socket.leave()
             self.sockets.pop(socket, None)
 
     def cut_links(self, owner: Process | None = None) -> int:
@@ -106,169 +117,64 @@ class _Http(httpx2.AsyncBaseTransport):
         server = network.server
         if server is None or (self._owner is not None and self._owner.dead):
             raise httpx2.ConnectError("no server is listening")
+        if fate is Fault.REQUEST_TORN:
+            half = len(await request.aread()) // 2
+            if not half:
+                raise httpx2.ReadError("the request was cut short")
+            request.extensions = {**request.extensions, CUT_BODY_AT: half}
         response = await server.http.handle_async_request(request)
         await anyio.sleep(network.weather.delay_s())
         if fate is Fault.RESPONSE_LOST:
             await response.aclose()
             raise httpx2.ReadError("the answer was lost")
-        return response
+        return httpx2.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_Body(response, network.weather, fate, _read_s(request)),
+            request=request,
+        )
 
 
-class LinkSocket:
-    """Both ends of one worker's connection."""
+class _Body(httpx2.AsyncByteStream):
+    """The body of an answer, as it arrives."""
 
-    subprotocol: str | None = SUBPROTOCOL
-
-    def __init__(self, network: Network, owner: Process) -> None:
-        self.owner = owner
-        self.accepted = anyio.Event()
-        self.broken = False
-        #: Nothing arrives at either end before this time: a stalled process or a dead network.
-        self.held_until = 0.0
-        self._network = network
-        self._reason: Close | None = None
-        self._to_server = _Pipe(self)
-        self._to_worker = _Pipe(self)
-
-    # --- the worker's end ------------------------------------------------------------------------
-
-    async def send(self, message: bytes) -> None:
-        await anyio.lowlevel.checkpoint()
-        if self.broken:
-            raise self._closed()
-        self._pass(self._to_server, message, "to server")
-
-    async def recv(self) -> bytes:
-        message = await self._to_worker.get()
-        if message is None:
-            raise self._closed()
-        return message
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        await anyio.lowlevel.checkpoint()
-        self.cut()
+    def __init__(
+        self, response: httpx2.Response, weather: Weather, fate: Fault | None, read_s: float
+    ) -> None:
+        self._response = response
+        self._weather = weather
+        self._fate = fate
+        self._read_s = read_s
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            yield await self.recv()
+        whole = self._weather.pieces_before() if self._fate is not None else -1
+        stream = self._response.stream
+        assert isinstance(stream, httpx2.AsyncByteStream)
+        async for piece in stream:
+            if whole == 0:
+                async for part in self._strike(piece):
+                    yield part
+            whole -= 1
+            at = self._weather.split_at(len(piece))
+            yield piece[:at]
+            if at < len(piece):
+                yield piece[at:]
 
-    # --- the server's end ------------------------------------------------------------------------
+    async def _strike(self, piece: bytes) -> AsyncIterator[bytes]:
+        if self._fate is Fault.RESPONSE_TORN:
+            yield piece[: len(piece) // 2]
+            await self.aclose()
+            raise httpx2.ReadError("the answer was cut short")
+        if self._fate is Fault.UNANSWERED:
+            # The server's end stays open, its socket full, until the client gives up.
+            await anyio.sleep(self._read_s)
+            raise httpx2.ReadTimeout("nothing arrived")
 
-    async def serve(self, app: AsgiApp) -> None:
-        """Run the application's endpoint on this connection."""
-        events: deque[MutableMapping[str, Any]] = deque([{"type": "websocket.connect"}])
-
-        async def receive() -> MutableMapping[str, Any]:
-            if events:
-                return events.popleft()
-            message = await self._to_server.get()
-            if message is None:
-                return {"type": "websocket.disconnect", "code": 1006}
-            return {"type": "websocket.receive", "bytes": message}
-
-        async def send(event: MutableMapping[str, Any]) -> None:
-            await anyio.lowlevel.checkpoint()
-            if event["type"] == "websocket.accept":
-                self.accepted.set()
-            elif event["type"] == "websocket.send" and not self.broken:
-                self._pass(self._to_worker, event["bytes"], "to worker")
-            elif event["type"] == "websocket.close":
-                self._reason = Close(event.get("code", 1000), event.get("reason", ""))
-                self.cut()
-
-        scope = {
-            "type": "websocket",
-            "path": PATH,
-            "raw_path": PATH.encode(),
-            "query_string": b"",
-            "headers": [(b"authorization", f"Bearer {self._network.key}".encode())],
-            "subprotocols": [SUBPROTOCOL],
-            "extensions": {},
-        }
-        try:
-            await app(scope, receive, send)
-        finally:
-            self.cut()
-
-    # --- both ------------------------------------------------------------------------------------
-
-    def cut(self) -> None:
-        """The connection is over for both ends; what was on its way is lost."""
-        self.broken = True
-        self.accepted.set()
-        self._to_server.end()
-        self._to_worker.end()
-
-    def _pass(self, pipe: _Pipe, message: bytes, name: str) -> None:
-        fault = self._network.faults.due(Place.LINK, name)
-        if fault not in (Fault.LINK_CUT_BEFORE, Fault.WORKER_KILLED_BEFORE):
-            pipe.put(message, self._network.weather.delay_s())
-        if fault in (Fault.WORKER_KILLED_BEFORE, Fault.WORKER_KILLED_AFTER):
-            # What had left for the server arrives; what comes back finds nobody.
-            self._to_server.close_behind()
-            self.owner.kill()
-        elif fault is Fault.LINK_CUT_BEFORE:
-            self.cut()
-        elif fault is Fault.LINK_CUT_AFTER:
-            self._to_server.close_behind()
-            self._to_worker.close_behind()
-
-    def _closed(self) -> ConnectionClosedError:
-        return ConnectionClosedError(self._reason, None)
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
-class _Pipe:
-    """Messages of one direction, in order, each arriving no sooner than its time."""
-
-    def __init__(self, socket: LinkSocket) -> None:
-        self._socket = socket
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[float, bytes]] = deque()
-        self._changed = anyio.Event()
-        self._ended = False
-        self._ends = False
-
-    def put(self, message: bytes, delay_s: float) -> None:
-        if self._ends or self._ended:
-            return
-        at = self._loop.time() + delay_s
-        if self._waiting:
-            at = max(at, self._waiting[-1][0])
-        self._waiting.append((at, message))
-        self._change()
-
-    def end(self) -> None:
-        """At once; what waits is lost, unless the sender closed behind it."""
-        if not self._ends:
-            self._ended = True
-            self._waiting.clear()
-        self._change()
-
-    def close_behind(self) -> None:
-        """The end comes when everything that waits has arrived."""
-        self._ends = True
-        self._change()
-
-    async def get(self) -> bytes | None:
-        """The next message; None at the end."""
-        while True:
-            if self._ended or (self._ends and not self._waiting):
-                self._ended = True
-                self._socket.cut()
-                return None
-            wait_s = float("inf")
-            if self._waiting:
-                due = max(self._waiting[0][0], self._socket.held_until)
-                wait_s = due - self._loop.time()
-            if wait_s <= 0:
-                await anyio.lowlevel.checkpoint()
-                if self._waiting:
-                    return self._waiting.popleft()[1]
-                continue
-            changed = self._changed
-            with anyio.move_on_after(wait_s):
-                await changed.wait()
-
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+def _read_s(request: httpx2.Request) -> float:
+    """How long the client waits for bytes."""
+    read_s = request.extensions.get("timeout", {}).get("read")
+    return float("inf") if read_s is None else float(read_s)

@@ -16,8 +16,9 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from everturn.clock import Clock
-from everturn.errors import EverturnError, Fenced, NotFound, RunNotFound
+from everturn.errors import EverturnError, Fenced
 from everturn.ids import Ids, RandomIds
+from everturn.protocol import history
 from everturn.protocol.records import (
     CONTROL_HEADER,
     ChannelName,
@@ -33,9 +34,10 @@ from everturn.storage.memory.objects import MemoryObjects
 from everturn.storage.memory.streams import MemoryStreams
 from everturn.storage.ports.streams import Subscription
 from everturn.tasks.channels import within
-from everturn.tasks.runtime import TailReader, Woken
+from everturn.tasks.runtime import StoredSnapshot, TailReader, Woken
 from everturn.tasks.signals import Signal
 from everturn.testing.clock import VirtualClock
+from everturn.testing.nearby import Nearby
 
 ENVIRONMENT = "env_test"
 SNAPSHOT = "snapshot"
@@ -51,6 +53,10 @@ class World:
         self.session = session
         self.streams = MemoryStreams(self.clock)
         self.objects = MemoryObjects()
+        #: Wait tokens, and the tasks that code in this world may start.
+        self.nearby = Nearby(self)
+        #: Runs a function beside the session; what is started with it ends with the world.
+        self.spawn: Callable[..., object] | None = None
         self.consumed: int | None = None
         self.fence = 0
         #: Reasons of end-and-continue calls, in order.
@@ -258,10 +264,14 @@ class MemoryRuntime:
         return Woken(timed_out=True)
 
     async def suspend_on_run(self, run_id: str, *, until_ms: int | None = None) -> Woken:
-        raise RunNotFound(f"there is no run {run_id} in this world")
+        await self.flush()
+        woken = await self._parked(until_ms, lambda: self.world.nearby.run_finished(run_id))
+        return Woken(timed_out=not woken, result=self.world.nearby.run_result(run_id))
 
     async def suspend_on_token(self, token_id: str) -> Woken:
-        raise NotFound(f"there is no token {token_id} in this world")
+        await self.flush()
+        await self._parked(None, lambda: self.world.nearby.token_settled(token_id))
+        return Woken()
 
     async def _parked(self, until_ms: int | None, wait: Any) -> bool:
         left_s = None if until_ms is None else (until_ms - self.clock.now_ms()) / 1000
@@ -273,13 +283,23 @@ class MemoryRuntime:
 
     # --- everything else -----------------------------------------------------------------------
 
-    async def load_snapshot(self) -> bytes | None:
+    async def load_snapshot(self) -> StoredSnapshot:
         self.world.reads.append("snapshot")
         self.world.fail("load_snapshot")
-        return await self.world.objects.get(SNAPSHOT)
+        return StoredSnapshot(await self.world.objects.get(SNAPSHOT))
+
+    async def patch_snapshot(self, data: bytes) -> None:
+        """The same to a test as a whole snapshot: it finds the document either way."""
+        self.world.fail("save_snapshot")
+        document = history.compose(await self.world.objects.get(SNAPSHOT), [data])
+        assert document is not None
+        await self._store_snapshot(document)
 
     async def save_snapshot(self, data: bytes) -> None:
         self.world.fail("save_snapshot")
+        await self._store_snapshot(data)
+
+    async def _store_snapshot(self, data: bytes) -> None:
         self.world.snapshot_writes += 1
         await self.world.objects.put(SNAPSHOT, data)
         self.world.stored("SN")
@@ -296,16 +316,16 @@ class MemoryRuntime:
     async def trigger(
         self, task_id: str, payload: bytes, payload_type: str, options: Mapping[str, Any]
     ) -> tuple[str, bool]:
-        raise RunNotFound(f"there is no task {task_id} in this world")
+        return self.world.nearby.start(task_id, payload, payload_type, options)
 
     async def run_result(self, run_id: str) -> RunResult | None:
-        raise RunNotFound(f"there is no run {run_id} in this world")
+        return self.world.nearby.run_result(run_id)
 
     async def cancel_run(self, run_id: str) -> None:
-        raise RunNotFound(f"there is no run {run_id} in this world")
+        self.world.nearby.cancel(run_id)
 
     async def token_result(self, token_id: str) -> TokenResult:
-        raise NotFound(f"there is no token {token_id} in this world")
+        return self.world.nearby.token_result(token_id)
 
     async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
         pass

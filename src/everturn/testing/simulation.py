@@ -1,9 +1,11 @@
 """Whole systems in virtual time, and everything that can go wrong, drawn from one seed.
 
 A simulation is people who talk to agents for a while, with weather: worker and server processes
-are killed, stalled, drained and replaced by newer versions, links break, HTTP requests and their
-answers are lost and overtake each other, stores are away for seconds and carry out calls without
-answering, wake-ups are lost, late or doubled, clocks disagree. Then the weather clears, everything
+are killed, stalled, drained and replaced by newer versions; links break, stand still, die in one
+direction without anybody hearing of it, or are accepted by a peer that never says a word; HTTP
+requests and their answers are lost, cut short, never answered, and overtake each other; stores
+are away for seconds and carry out calls without answering; wake-ups are lost, late or doubled;
+clocks disagree, and are set forward and back by up to an hour. Then the weather clears, everything
 settles, and a judge looks at the records: the log of each session (`checker`), what clients were
 told was stored (P-1), and what readers saw (P-2).
 
@@ -33,6 +35,7 @@ from everturn.testing.checker import Acknowledged, check_acknowledged, check_rea
 from everturn.testing.cluster import Cluster
 from everturn.testing.faults import Fault, FaultyCalls, Place
 from everturn.testing.network import Weather
+from everturn.testing.sockets import Pipe
 from everturn.testing.virtual_loop import run_virtual
 from everturn.worker.loading import App
 
@@ -43,6 +46,15 @@ MESSAGES: Final = 6
 WORKERS: Final = 2
 #: Agents of `tests/apps/simulated.py`; a session talks to one of them.
 AGENTS: Final = ("echo", "slow", "eager", "moving", "forgetful", "looking")
+#: How far a clock is set forward or back, in seconds: around the leases, and far beyond them.
+JUMPS_S: Final = (2, 20, 90, 3600)
+_REQUEST_FATES: Final = (
+    Fault.REQUEST_LOST,
+    Fault.RESPONSE_LOST,
+    Fault.REQUEST_TORN,
+    Fault.RESPONSE_TORN,
+    Fault.UNANSWERED,
+)
 _CATCH_UP_S: Final = 120.0
 
 
@@ -93,7 +105,19 @@ class _Storm(Weather, FaultyCalls):
         return self._random.uniform(0.2, 3.0) if slow else self._random.uniform(0.0001, 0.004)
 
     def request_fate(self) -> Fault | None:
-        return self._draw(0.06, (Fault.REQUEST_LOST, Fault.RESPONSE_LOST))
+        return self._draw(0.08, _REQUEST_FATES)
+
+    def dial_fate(self) -> Fault | None:
+        if self.over or self._random.random() >= 0.05:
+            return None
+        self.happened["link accepted, never answered"] += 1
+        return Fault.UNANSWERED
+
+    def pieces_before(self) -> int:
+        return self._random.choice((0, 0, 1, 3, 10))
+
+    def split_at(self, size: int) -> int:
+        return size if self._random.random() < 0.8 else self._random.randrange(size + 1)
 
     def due(self, place: Place, name: str) -> Fault | None:
         self.counts[place] += 1
@@ -223,6 +247,9 @@ class _Simulation:
             ("worker killed", self._kill_worker),
             ("server killed", self._kill_server),
             ("links cut", self._cut_links),
+            ("link dead in one direction", self._half_dead),
+            ("link stood still in one direction", self._hold_direction),
+            ("clock set forward or back", self._jump_clock),
             ("worker stalled", self._stall_worker),
             ("store away", self._store_away),
             ("worker drained for a new version", self._deploy),
@@ -237,6 +264,33 @@ class _Simulation:
 
     async def _cut_links(self) -> None:
         self.cluster.network.cut_links()
+
+    def _some_direction(self) -> Pipe | None:
+        sockets = list(self.cluster.network.sockets)
+        if not sockets:
+            return None
+        socket = self._random.choice(sockets)
+        return self._random.choice((socket.to_server, socket.to_worker))
+
+    async def _half_dead(self) -> None:
+        direction = self._some_direction()
+        if direction is not None:
+            direction.dead = True
+
+    async def _hold_direction(self) -> None:
+        direction = self._some_direction()
+        if direction is not None:
+            until = asyncio.get_running_loop().time() + self._random.choice((1.0, 5.0, 25.0))
+            direction.held_until = max(direction.held_until, until)
+
+    async def _jump_clock(self) -> None:
+        clocks = [life.clock for life in self.cluster.lives.values()]
+        clocks.append(self.cluster.store_clock)
+        if self.cluster.server is not None:
+            # Twice as likely as the others: leases and waits are kept by its clock.
+            clocks += [self.cluster.server.clock] * 2
+        jump_s = self._random.choice(JUMPS_S) * self._random.choice((1, -1))
+        self._random.choice(clocks).jump(jump_s * 1000)
 
     async def _stall_worker(self) -> None:
         life = self._random.choice(list(self.cluster.lives.values()))

@@ -10,13 +10,13 @@
 
 The run has a session of its own, so `sessions.open(task.session)` gives the in-run handle: what a
 test sends to the stream `in` is what its `in_` reads, and the stream `out` is what it appends.
-Any other stream name is a stream of the run (`everturn.streams`). Other calls to a server find
-nobody: they are answered 404.
+Any other stream name is a stream of the run (`everturn.streams`). Wait tokens and other tasks are
+there too (`nearby`); other calls to a server find nobody: they are answered 404.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -30,11 +30,14 @@ from everturn.clock import Clock
 from everturn.errors import InvalidRequest
 from everturn.protocol.records import open_envelope
 from everturn.protocol.runs import RunInfo
+from everturn.tasks import registry
 from everturn.tasks import scope as scopes
 from everturn.tasks.context import TaskContext
+from everturn.tasks.definition import Task
 from everturn.tasks.own_session import own_session
 from everturn.tasks.runtime import running
 from everturn.testing.clock import VirtualClock
+from everturn.testing.nearby import KEY, URL, Nearby
 from everturn.testing.runtime import ENVIRONMENT, MemoryRuntime, World
 
 T = TypeVar("T")
@@ -97,11 +100,11 @@ class MockOutputs:
         opened = [open_envelope(r.body) for r in await self._world.read_all("out") if r.is_data]
         return [found[0] for found in opened if found is not None]
 
-    def answer(self, request: httpx2.Request) -> httpx2.Response:
-        """Stand in for the server: keep writes to run streams, know of nothing else."""
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
+        """Stand in for the server: keep writes to run streams, else as `Nearby` answers."""
         parts = [unquote(part) for part in request.url.path.split("/")]
         if request.method != "POST" or parts[1:4] != ["realtime", "v1", "streams"]:
-            return httpx2.Response(404, json={"error": "a mock task context has no server"})
+            return await self._world.nearby.answer(request)
         values = [msgspec.json.decode(line) for line in request.content.splitlines() if line]
         self._streams.setdefault(parts[-1], []).extend(values)
         return httpx2.Response(200, json={"ok": True})
@@ -134,7 +137,17 @@ class MockTask:
 
     @property
     def ctx(self) -> TaskContext:
+        """What the run knows of itself."""
         return scopes.of(self.runtime).context
+
+    @property
+    def waiting_tokens(self) -> list[str]:
+        """Ids of wait tokens that the code made and nobody has completed, oldest first."""
+        return self.world.nearby.waiting_tokens
+
+    def complete_token(self, token: str, data: Any = None) -> None:
+        """Complete a wait token, as somebody outside would; the first completion counts."""
+        self.world.nearby.complete_token(token, data)
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass; what its timers set off has come to rest on return."""
@@ -148,6 +161,7 @@ async def run_in_mock_task_context(
     ctx: Mapping[str, Any] | None = None,
     payload: Any = None,
     clock: Clock | None = None,
+    tasks: Sequence[Task[Any]] | None = None,
 ) -> T:
     """Call `fn` inside a run that exists only here; its result.
 
@@ -155,6 +169,8 @@ async def run_in_mock_task_context(
         fn: gets the drivers, and calls the code under test.
         ctx: members of the context to replace, nested or dotted.
         clock: virtual when left out.
+        tasks: tasks that the code may start: each is run once, in this process. All that are
+            registered when left out.
 
     Raises what `fn` raises, as it was raised.
     """
@@ -176,16 +192,19 @@ async def run_in_mock_task_context(
         created_at_ms=now,
         started_at_ms=now,
     )
-    async with anyio.create_task_group() as tasks:
-        runtime = MemoryRuntime(world, info, tasks)
+    if tasks is None:
+        registered = registry.current().definitions.values()
+        tasks = [defined for defined in registered if isinstance(defined, Task)]
+    world.nearby = Nearby(world, tasks)
+    async with anyio.create_task_group() as group:
+        world.spawn = group.start_soon
+        runtime = MemoryRuntime(world, info, group)
         scope = scopes.of(runtime)
         try:
             scope.context = context_with(scope.context, ctx or {})
             task = MockTask(world, runtime)
             transport = httpx2.MockTransport(task.outputs.answer)
-            mock = config.ClientConfig(
-                url="http://everturn.test", secret_key="tr_dev_mock", transport=transport
-            )
+            mock = config.ClientConfig(url=URL, secret_key=KEY, transport=transport)
             with running(runtime), config.use(mock):
                 async with own_session(runtime) as own:
                     result = await fn(task)
@@ -196,7 +215,7 @@ async def run_in_mock_task_context(
             failure: Exception | None = error
         else:
             failure = None
-        tasks.cancel_scope.cancel()
+        group.cancel_scope.cancel()
     if failure is not None:
         raise failure
     return result

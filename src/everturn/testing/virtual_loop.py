@@ -108,6 +108,10 @@ class LoopClock:
         while (left_s := self._held_until - self._loop.time()) > 0:
             await anyio.sleep(left_s)
 
+    def jump(self, by_ms: int) -> None:
+        """Set the wall clock forward, or back with a negative number. The stopwatch goes on."""
+        self._skew_ms += by_ms
+
     def hold(self, seconds: float) -> None:
         """Stall the process: its sleepers sleep on, while its clock shows how late it is."""
         self._held_until = max(self._held_until, self._loop.time() + seconds)

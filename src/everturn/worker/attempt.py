@@ -4,6 +4,11 @@ Whatever happens in the author's code becomes one of six outcomes, and is report
 because reporting matters most when the attempt is being stopped. Not reported: a run that was
 lost or evicted, since it belongs to somebody else by then. The report waits through a lost
 connection as long as the lease holds; when the lease ends first, the server decides by itself.
+
+A report that the server refuses is followed by a plain one, that the run failed and why. When
+that is not taken either, the run is let go of: the next connection does not name it, and the
+server recovers it like any run whose holder is gone, counted and bounded. Silence would leave a
+run that the server takes for running for as long as this process lives.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from everturn.protocol.runs import RunOutcome
 from everturn.tasks import isolation
 from everturn.tasks import runtime as runtimes
 from everturn.tasks import scope as scopes
-from everturn.tasks.failures import outcome_of
+from everturn.tasks.failures import failed, internal_error, outcome_of
 from everturn.tasks.isolation import SyncRunner
 from everturn.tasks.registry import Definition
 from everturn.worker.parking import Evicted
@@ -177,6 +182,22 @@ class Attempt:
     async def _report(self, outcome: RunOutcome | None) -> None:
         if outcome is None or self._stopped == "lost":
             return
+        with anyio.move_on_after(REPORT_S_MAX, shield=True):
+            refusal = await self._told(outcome)
+            if refusal is not None and outcome.kind != "interrupted":
+                reason = f"the server did not take its outcome ({outcome.kind}): {refusal}"
+                error = internal_error("TASK_OUTPUT_ERROR", reason)
+                refusal = await self._told(failed(error, retryable=False))
+            if refusal is None:
+                return
+        if self.lost:
+            return  # The lease ended meanwhile.
+        log.error("run.unreported: %s is let go of", self.runtime.run_id)
+        self._stopped = "lost"
+        self.runtime.abandon("a run whose outcome could not be reported")
+
+    async def _told(self, outcome: RunOutcome) -> EverturnError | None:
+        """Report an outcome; None when the server took it or knew better, else its refusal."""
         runtime = self.runtime
         outcome = msgspec.structs.replace(
             outcome,
@@ -184,21 +205,22 @@ class Attempt:
             decided=tuple(sorted(runtime.cursor.decided)),
             turns=runtime.turns,
         )
-        with anyio.move_on_after(REPORT_S_MAX, shield=True) as grace:
-            try:
-                await runtime.finish(as_builtins(outcome))
-            except Fenced:
-                # The server had decided already: a cancelled run is final before we hear of it.
-                log.info("run.superseded: %s ended %s", runtime.run_id, outcome.kind)
-            except EverturnError as error:
-                log.warning(
-                    "run.unreported: %s ended %s, and the server did not take it: %s",
-                    runtime.run_id,
-                    outcome.kind,
-                    error,
-                )
-        if grace.cancelled_caught:
-            log.error("run.unreported: %s got no answer to its report", runtime.run_id)
+        try:
+            await runtime.finish(as_builtins(outcome))
+        except Fenced:
+            # The server had decided already: a cancelled run is final before we hear of it.
+            log.info("run.superseded: %s ended %s", runtime.run_id, outcome.kind)
+        except LeaseLost as error:
+            log.warning("run.unreported: %s ended %s: %s", runtime.run_id, outcome.kind, error)
+        except EverturnError as error:
+            log.warning(
+                "run.refused: %s ended %s, and the server did not take it: %s",
+                runtime.run_id,
+                outcome.kind,
+                error,
+            )
+            return error
+        return None
 
     def _clock_stopped(self, parked: bool) -> None:
         """`max_duration` counts running time only (tasks-and-runs §12.3)."""

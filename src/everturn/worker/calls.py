@@ -21,6 +21,11 @@ class OpenCall:
         self.answered = answered
         self.result: frames.Result | errors.EverturnError | None = None
 
+    def answer(self, result: frames.Result | errors.EverturnError) -> None:
+        """Its answer, or why there will be none."""
+        self.result = result
+        self.answered.set()
+
     def value(self) -> Any:
         """The answer. Raises what the server answered, or why no answer will come."""
         if isinstance(self.result, errors.EverturnError):
@@ -53,5 +58,6 @@ def error_of(error: Mapping[str, Any]) -> errors.EverturnError:
     message = str(error.get("message", "")) or code
     details = error.get("details")
     if code == errors.CursorTrimmed.code and isinstance(details, Mapping):
-        return errors.CursorTrimmed(int(details.get("first_seq_num", 0)))
+        first = details.get("first_seq_num")
+        return errors.CursorTrimmed(first if isinstance(first, int) else 0)
     return _ERRORS.get(code, errors.EverturnError)(message)

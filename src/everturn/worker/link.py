@@ -25,9 +25,9 @@ When a lease may be trusted
 
 What ends the link
     A refused key, or a server that speaks another protocol version, cannot be waited out, and
-    raise. Everything else (no server yet, a server that restarts, a broken network) is retried
-    with back-off for as long as the process lives, with one log line when it begins and one when
-    it is over.
+    raise. Everything else (no server yet, a server that restarts, a broken network, frames that
+    make no sense) is retried with back-off for as long as the process lives, with one log line
+    when it begins and one when it is over.
 """
 
 from __future__ import annotations
@@ -41,30 +41,26 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from everturn import errors
 from everturn.clock import Clock
-from everturn.errors import LeaseLost, NotAuthenticated, ProtocolError
+from everturn.errors import LeaseLost, ProtocolError, TooLarge
 from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.rules import limits
 from everturn.worker.calls import OpenCall
-from everturn.worker.sockets import Dial, Socket
+from everturn.worker.sockets import OPEN_S_MAX, Dial, Socket, reason_of, websocket
 
 log = logging.getLogger("everturn.worker")
 
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 2.0
-OPEN_S_MAX: Final = 10.0
 #: Bytes of one message: small enough that a heartbeat queued behind it leaves soon.
 _MESSAGE_BYTES: Final = 4 * limits.LINK_SLICE_BYTES_MAX
 assert _MESSAGE_BYTES < limits.LINK_MESSAGE_BYTES_MAX
-#: Frames a server sends with a closing code for a key it does not accept, or revoked.
-_CLOSED_AUTH: Final = frozenset({1008, 4401, 4403})
-_CLOSED_PROTOCOL: Final = frozenset({1002, 4400})
+_PROTOCOL_ERROR: Final = 1002
+_CLOSE_S: Final = 1.0
 #: Answers `unavailable` to one call before its caller hears of it.
 CALL_TRIES: Final = 5
 
@@ -93,6 +89,10 @@ class Peer(Protocol):
         ...
 
 
+class _Garbled(Exception):
+    """The server sent what no server of this protocol sends. The connection is of no more use."""
+
+
 class Link:
     """One connection to a server, renewed whenever it is lost."""
 
@@ -112,11 +112,10 @@ class Link:
         """
         self._address = link_address(url)
         self._url = url
-        self._key = key
         self._peer = peer
         self._clock = clock
         self._ids = ids
-        self._dial: Dial = dial or self._websocket
+        self._dial: Dial = dial or (lambda: websocket(self._address, key))
         self._packer = frames.Packer(limits.LINK_SLICE_BYTES_MAX)
         self._queue: deque[bytes] = deque()
         self._queued = asyncio.Event()
@@ -132,7 +131,9 @@ class Link:
         self._heartbeat_s = limits.HEARTBEAT_MS / 1000
         self._trusted_until: float | None = None
         self._renewed = anyio.Event()
-        self._lease_over = anyio.Event()
+        #: Set to end the connection that stands, and why.
+        self._given_up = anyio.Event()
+        self._given_up_for = ""
         self._complained = False
         self._closed: LeaseLost | None = None
         self.welcome: frames.Welcome | None = None
@@ -152,7 +153,11 @@ class Link:
     def send(self, frame: frames.WorkerFrame) -> None:
         """Queue a frame for the next message; dropped when there is no connection (see above)."""
         if self._connected:
-            self._queue.extend(self._packer.encode(frame))
+            self._say(self._packer.encode(frame))
+
+    def _say(self, items: list[bytes]) -> None:
+        if self._connected:
+            self._queue.extend(items)
             self._queued.set()
 
     def credit_changed(self) -> None:
@@ -209,14 +214,26 @@ class Link:
         answered: anyio.Event,
         call_id: str,
     ) -> OpenCall:
-        """Send a call without waiting for it; `forget` it in the end."""
+        """Send a call without waiting for it; `forget` it in the end.
+
+        One larger than a server takes is answered here: sent, it would end the connection.
+        """
         call = OpenCall(frames.Call(call_id, run_id, fence, method, dict(params)), answered)
+        items = self._packer.encode(call.frame)
         if self._closed is not None:
-            call.result = self._closed
-            answered.set()
-            return call
-        self._calls[call_id] = call
-        self.send(call.frame)
+            call.answer(self._closed)
+        elif (size := frames.held_bytes(items)) > limits.LINK_FRAME_BYTES_MAX:
+            call.answer(
+                TooLarge(
+                    f"a {method!r} call of {size} bytes, at most {limits.LINK_FRAME_BYTES_MAX}",
+                    what="call",
+                    bytes=size,
+                    bytes_max=limits.LINK_FRAME_BYTES_MAX,
+                )
+            )
+        else:
+            self._calls[call_id] = call
+            self._say(items)
         return call
 
     def next_call_id(self) -> str:
@@ -236,8 +253,7 @@ class Link:
         """End open calls (of one run, or all) with an error: their answers are not awaited."""
         for call in list(self._calls.values()):
             if call.result is None and (run_id is None or call.frame.run_id == run_id):
-                call.result = error
-                call.answered.set()
+                call.answer(error)
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -262,55 +278,23 @@ class Link:
     async def _stay_connected(self) -> None:
         attempt = 0
         while True:
-            stood = self.welcome
+            welcome, began = self.welcome, self._clock.monotonic()
             try:
                 await self._connection()
                 reason = "the server closed the connection"
-            except InvalidStatus as refused:
-                reason = self._refused(refused.response.status_code)
-            except InvalidHandshake as broken:
-                raise ProtocolError(
-                    f"{self._url} does not speak the worker link: {broken}"
-                ) from None
-            except (OSError, TimeoutError, ConnectionClosed) as lost:
-                reason = self._lost(lost)
-            attempt = 1 if self.welcome is not stood else attempt + 1
+            except _Garbled as broken:
+                reason = f"it sent what makes no sense: {broken}"
+            except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as lost:
+                reason = reason_of(lost, self._url)
+            # One that stood for a moment only is no reason to hurry: the next may do no better.
+            stood = self.welcome is not welcome and (
+                self._clock.monotonic() - began >= BACKOFF_S_MAX
+            )
+            attempt = 1 if stood else attempt + 1
             if not self._complained:
                 self._complained = True
                 log.warning("link.lost: no connection to %s (%s), trying again", self._url, reason)
             await self.back_off(min(attempt, 10))
-
-    def _refused(self, status: int) -> str:
-        if status in (401, 403):
-            raise NotAuthenticated(f"{self._url} does not accept this secret key")
-        if status in (400, 404, 426):
-            raise ProtocolError(
-                f"{self._url} answered {status}: it does not offer {frames.SUBPROTOCOL}"
-            )
-        return f"HTTP {status}"
-
-    def _lost(self, error: Exception) -> str:
-        if isinstance(error, ConnectionClosed) and error.rcvd is not None:
-            if error.rcvd.code in _CLOSED_AUTH:
-                raise NotAuthenticated(f"{self._url} does not accept this secret key") from None
-            if error.rcvd.code in _CLOSED_PROTOCOL:
-                raise ProtocolError(
-                    f"{self._url} ended the link: {error.rcvd.reason or error.rcvd.code}"
-                ) from None
-        return str(error) or type(error).__name__
-
-    def _websocket(self) -> connect:
-        return connect(
-            self._address,
-            additional_headers={"Authorization": f"Bearer {self._key}"},
-            subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
-            compression=None,
-            max_size=limits.LINK_MESSAGE_BYTES_MAX,
-            ping_interval=None,  # beats find a dead connection, and renew the lease besides
-            open_timeout=OPEN_S_MAX,
-            close_timeout=1.0,
-            proxy=None if is_loopback(self._address) else True,
-        )
 
     async def _connection(self) -> None:
         """One connection, from its handshake to its end."""
@@ -319,16 +303,24 @@ class Link:
                 raise ProtocolError(
                     f"{self._url} does not offer {frames.SUBPROTOCOL}: update worker or server"
                 )
+            # Before the Hello: what it says we hold may be lost while the Welcome is on its way,
+            # and then the server has to be told by another one.
+            self._given_up = anyio.Event()
             try:
                 await self._greet(socket)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._write, socket)
                     tasks.start_soon(self._beat, socket)
-                    tasks.start_soon(self._end_with_lease, socket)
+                    tasks.start_soon(self._end_when_given_up, socket)
                     await self._read(socket)
                     tasks.cancel_scope.cancel()
-            except* ConnectionClosed as group:
-                raise _first(group) from None
+            except* (ConnectionClosed, _Garbled) as group:
+                # One clause: two that both apply would raise a group again.
+                reason = _first(group)
+                if isinstance(reason, _Garbled):
+                    with anyio.move_on_after(_CLOSE_S):
+                        await socket.close(_PROTOCOL_ERROR, "not a frame of this protocol")
+                raise reason from None
             finally:
                 self._connected = False
                 self._queue.clear()
@@ -341,14 +333,18 @@ class Link:
             for item in self._packer.encode(self._peer.hello()):
                 await socket.send(frames.Packer.message([item]))
             self._unpacker: frames.Unpacker[Any] = frames.Unpacker(
-                frames.ServerFrame, limits.LINK_MESSAGE_BYTES_MAX
+                frames.ServerFrame, limits.LINK_FRAME_BYTES_MAX
             )
             first: list[Any] = []
             while not first:
                 first = self._decode(await socket.recv())
         if not isinstance(first[0], frames.Welcome):
-            raise ProtocolError("the server's first frame was not a welcome")
+            raise _Garbled("its first frame was not a welcome")
         welcome = first[0]
+        if welcome.lease_ms <= 0 or welcome.heartbeat_ms <= 0:
+            raise _Garbled(
+                f"a lease of {welcome.lease_ms} ms, renewed every {welcome.heartbeat_ms} ms"
+            )
         self._lease_s = welcome.lease_ms / 1000
         self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._renew(sent_at)
@@ -367,8 +363,11 @@ class Link:
 
     def _decode(self, message: str | bytes) -> list[Any]:
         if isinstance(message, str):
-            raise ProtocolError("the server sent a text message on the link")
-        return self._unpacker.decode(message)
+            raise _Garbled("a text message")
+        try:
+            return self._unpacker.decode(message)
+        except ProtocolError as error:
+            raise _Garbled(error.message) from error
 
     async def _write(self, socket: Socket) -> None:
         """The one writer: everything queued goes into one message, up to a bound."""
@@ -399,8 +398,7 @@ class Link:
         if isinstance(frame, frames.Result):
             call = self._calls.get(frame.id)
             if call is not None and call.result is None:
-                call.result = frame
-                call.answered.set()
+                call.answer(frame)
         elif isinstance(frame, frames.Beat):
             sent_at = self._beats_sent.pop(frame.n, None)
             if sent_at is not None:
@@ -427,10 +425,15 @@ class Link:
             self._queue.extendleft(self._packer.encode(frames.Beat(self._beat_count)))
             self._queued.set()
 
-    async def _end_with_lease(self, socket: Socket) -> None:
-        self._lease_over = anyio.Event()
-        await self._lease_over.wait()
-        await socket.close(1011, "the lease is over")
+    def reconnect(self, reason: str) -> None:
+        """End the connection that stands and make another: its Hello names what is held now, so
+        that the server looks after the runs it does not name."""
+        self._given_up_for = reason
+        self._given_up.set()
+
+    async def _end_when_given_up(self, socket: Socket) -> None:
+        await self._given_up.wait()
+        await socket.close(1011, self._given_up_for)
 
     def _renew(self, sent_at: float) -> None:
         margin_s = min(limits.LEASE_MARGIN_MS / 1000, self._lease_s / 4)
@@ -455,7 +458,7 @@ class Link:
             log.error("lease.lost: %s was not reached in time, stopping all runs", self._url)
             self._peer.lease_lost()
             self.fail_calls(LeaseLost("the lease of this worker is over"))
-            self._lease_over.set()
+            self.reconnect("the lease is over")
 
 
 def link_address(url: str) -> str:
@@ -471,14 +474,8 @@ def link_address(url: str) -> str:
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}{frames.PATH}"
 
 
-def is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
-
-
-def _first(group: BaseExceptionGroup[ConnectionClosed]) -> ConnectionClosed:
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
-    assert isinstance(found, ConnectionClosed)
     return found

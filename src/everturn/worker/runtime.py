@@ -25,7 +25,7 @@ from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.protocol.records import InputCursor, Io, NewRecord, Record
 from everturn.protocol.runs import RunInfo, RunResult, TokenResult
-from everturn.tasks.runtime import TailReader, Woken
+from everturn.tasks.runtime import StoredSnapshot, TailReader, Woken
 from everturn.tasks.signals import Signal
 from everturn.worker.link import CALL_TRIES, Link
 from everturn.worker.outbound import Outbound
@@ -68,6 +68,7 @@ class LinkRuntime:
         "_cancelled",
         "_clock",
         "_evicted",
+        "_history_part",
         "_host",
         "_ids",
         "_info",
@@ -99,6 +100,8 @@ class LinkRuntime:
         self._awake: anyio.Event | None = None
         self._wake: frames.Wake | None = None
         self._evicted = False
+        #: Numbers what this fence stores of the history.
+        self._history_part = 0
         self.before_suspend: BeforeSuspend | None = None
         self.on_parked: Callable[[bool], None] | None = None
         self.cursor = InputCursor()
@@ -306,12 +309,20 @@ class LinkRuntime:
 
     # --- everything else -----------------------------------------------------------------------
 
-    async def load_snapshot(self) -> bytes | None:
-        data: bytes | None = (await self._call("snapshot.get", {}))["data"]
-        return data
+    async def load_snapshot(self) -> StoredSnapshot:
+        answer = await self._call("snapshot.get", {})
+        self._history_part = int(answer["part"])
+        return StoredSnapshot(answer["data"], int(answer["patched"]))
 
     async def save_snapshot(self, data: bytes) -> None:
-        await self._call("snapshot.put", {"data": data})
+        await self._store_history("snapshot.put", data)
+
+    async def patch_snapshot(self, data: bytes) -> None:
+        await self._store_history("snapshot.patch", data)
+
+    async def _store_history(self, method: str, data: bytes) -> None:
+        await self._call(method, {"data": data, "part": self._history_part})
+        self._history_part += 1
 
     async def mint_token(self, scopes: Sequence[str], ttl_s: int) -> str:
         answer = await self._call("token", {"scopes": list(scopes), "ttl_s": ttl_s})
@@ -399,6 +410,10 @@ class LinkRuntime:
         self._link.fail_calls(error, run_id=self.run_id)
         for tail in list(self._tails.values()):
             tail.fail(error)
+
+    def abandon(self, reason: str) -> None:
+        """Let the server look after the run: the next connection does not name it."""
+        self._link.reconnect(reason)
 
     def close(self) -> None:
         """Forget tails the author left open."""

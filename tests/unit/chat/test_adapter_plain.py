@@ -459,3 +459,23 @@ async def test_a_stream_is_read_once() -> None:
     await collected(stream)
     with pytest.raises(StreamAlreadyConsumed):
         aiter(stream)
+
+
+async def test_text_in_a_string_class_of_its_librarys_own_is_text() -> None:
+    """LangChain yields such, and JSON knows none of them."""
+
+    class Accessor(str):
+        pass
+
+    @chat.agent("own")
+    async def agent(turn: chat.Turn[Any]) -> AsyncIterator[str]:
+        yield Accessor("Hello ")
+        yield Accessor("there.")
+
+    async with mock_chat_agent(agent) as h:
+        turn = await h.send_message("hello")
+        await h.settled()
+        stored = await h.get_snapshot()
+    assert (turn.text, turn.errors) == ("Hello there.", [])
+    assert stored is not None
+    assert chat.text_of(stored["messages"][-1]) == "Hello there."

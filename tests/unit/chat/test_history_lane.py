@@ -37,7 +37,7 @@ def calling(message_id: str, *calls: dict[str, Any]) -> dict[str, Any]:
 def history_of(*messages: dict[str, Any]) -> History:
     lane = Lane()
     lane.replace_all(messages)
-    return History(lane)
+    return History(lambda: lane)
 
 
 def ids(history: Any) -> list[str]:

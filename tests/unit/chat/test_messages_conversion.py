@@ -161,7 +161,7 @@ def test_what_a_tool_shows_the_model_is_applied_to_stored_results_of_declared_to
 
 
 def test_an_injection_marker_becomes_the_messages_it_stands_for_at_its_place() -> None:
-    # W-85
+    # W-85, R-172
     marker = {
         "type": "data-pending-message-injected",
         "data": {"messageIds": ["u2"], "messages": [{"id": "u2", "text": "shorter"}]},

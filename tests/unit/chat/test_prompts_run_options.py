@@ -129,6 +129,6 @@ async def test_without_prompt_and_skills_only_the_step_hook_is_there() -> None:
 
     async with mock_chat_agent(agent) as h:
         assert (await h.send_message("1")).errors == []
-    assert list(found[0]) == ["capabilities"]
+    assert list(found[0]) == ["capabilities", "cancellation_token"]
     assert found[1]["model_settings"] == {"cache": {"messages": False}}
     assert found[1]["metadata"] == {"a": 1}

@@ -46,7 +46,7 @@ def test_a_field_of_the_wrong_kind_is_named_and_never_quoted() -> None:
 @pytest.mark.parametrize(
     "chunk",
     [
-        {"type": "steering-message", "anything": 1},
+        {"type": "of-tomorrow", "anything": 1},
         {"type": "data-note", "data": None},
         {"type": "text-end", "id": "t", "new": "field"},
         {"type": "finish"},

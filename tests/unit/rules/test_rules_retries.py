@@ -85,6 +85,27 @@ def test_running_out_of_memory_is_cured_by_another_machine_only() -> None:
     ) == Retry(0, "large-1x")
 
 
+def test_the_policy_names_the_machine_for_a_run_that_ran_out_of_memory() -> None:
+    error = {"type": "INTERNAL_ERROR", "code": "TASK_PROCESS_OOM_KILLED"}
+    declared = {"retry": {"maxAttempts": 2, "outOfMemory": {"machine": "large-1x"}}}
+
+    def on(machine: str, failures: int = 1) -> Retry | None:
+        return decide(
+            RunOutcome(kind="crashed", error=error, machine=machine),
+            RetryPolicy.of(declared, default_attempts=1),
+            failures=failures,
+            attempt=failures,
+            max_attempts=None,
+            machine=machine,
+            now_ms=NOW,
+            uniform=low,
+        )
+
+    assert on("small-1x") == Retry(0, "large-1x")
+    assert on("large-1x") is None, "the same machine would end the same way"
+    assert on("small-1x", failures=2) is None
+
+
 @pytest.mark.parametrize("retry", [None, "often", {"maxAttempts": "many"}])
 def test_a_malformed_policy_counts_as_absent(retry: Any) -> None:
     assert RetryPolicy.of({"retry": retry}, default_attempts=3).max_attempts == 3

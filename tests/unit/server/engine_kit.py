@@ -39,6 +39,7 @@ from everturn.protocol.records import (
     open_envelope,
 )
 from everturn.protocol.runs import RunInfo, RunOutcome, TaskDeclaration
+from everturn.rules import limits
 from everturn.rules.run_states import RunState
 from everturn.server.services import Services
 from everturn.server.settings import Settings
@@ -197,7 +198,7 @@ class FakeWorker:
         self.frames: list[ServerFrame] = []
         self._came = anyio.Event()
         self._packer = Packer(64 * 1024)
-        self._unpacker: Unpacker[ServerFrame] = Unpacker(ServerFrame, 16 << 20)
+        self._unpacker: Unpacker[ServerFrame] = Unpacker(ServerFrame, limits.LINK_FRAME_BYTES_MAX)
         self._to_server: deque[bytes | None] = deque()
         self._sent = anyio.Event()
         self._calls = 0

@@ -102,7 +102,7 @@ async def test_a_record_over_its_limit_is_refused_alone() -> None:
 
 
 async def test_the_first_message_is_in_the_log_before_the_claim_is_sent() -> None:
-    """rulings §1.4: stripped from the payload, stored as `boot:<run>`, once."""
+    """R-010, rulings §1.4: stripped from the payload, stored as `boot:<run>`, once."""
     kit = await Kit().open()
     session = await kit.session(
         trigger="submit-message", message={"id": "m1", "role": "user", "parts": []}

@@ -143,10 +143,11 @@ async def test_a_run_reads_back_and_keeps_its_snapshot() -> None:
         await worker.write(info, 0, chunk("a"), chunk("b"), chunk("c"))
         page = await worker.call(info, "read", io="out", after=0, limit=1)
         back = await worker.call(info, "read", io="out", before=2, limit=5)
-        assert await worker.call(info, "snapshot.get") == {"data": None}
-        await worker.call(info, "snapshot.put", data=b"{}")
-        assert await worker.call(info, "snapshot.get") == {"data": b"{}"}
+        assert await worker.call(info, "snapshot.get") == {"data": None, "patched": 0, "part": 0}
+        await worker.call(info, "snapshot.put", data=b"{}", part=0)
+        kept = await worker.call(info, "snapshot.get")
 
+    assert kept == {"data": b"{}", "patched": 0, "part": 1}
     assert ([record[0] for record in page["records"]], page["tail"]) == ([1], 3)
     assert [record[0] for record in back["records"]] == [1, 0]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import BaseModel
 from pydantic_ai import Agent
 
 from everturn import chat, sessions, streams, testing
@@ -27,6 +28,10 @@ pytestmark = pytest.mark.anyio
 def own_registry() -> Iterator[None]:
     with registry.collecting(registry.Registry()):
         yield
+
+
+class Order(BaseModel):
+    number: int
 
 
 def echoing(id: str = "echo") -> ChatAgent[Any]:
@@ -88,6 +93,15 @@ class TestLife:
         )
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert told.stdout.strip() == "[]", told.stderr
+
+    async def test_messages_that_come_at_once_start_one_run(self) -> None:
+        async with testing.mock_chat_agent(echoing(), mode="submit-message") as h:
+            async with anyio.create_task_group() as tasks:
+                for text in "abc":
+                    tasks.start_soon(h.post_message, text)
+            await h.settled()
+            assert [turn.text for turn in await h.turns()] == ["echo: a", "echo: b", "echo: c"]
+            assert (h.hook_calls.count("run"), h.outcomes) == (3, [])
 
 
 class TestSeeds:
@@ -167,6 +181,63 @@ class TestSeeds:
             assert not h.alive
             assert len(h.waitpoints) == 1
             assert h.continued == []
+
+
+class TestTurns:
+    @pytest.mark.parametrize("approved", [True, False])
+    async def test_a_message_that_went_on_is_shown_whole(self, approved: bool) -> None:
+        @chat.tool(needs_approval=True)
+        async def pay(order: Order) -> str:
+            """Pay."""
+            return f"paid {order.number}"
+
+        model = Agent(scripted_model([["One moment.", Call("pay", {"number": 7})], "Done."]))
+
+        @chat.agent("paying", tools=[pay])
+        async def paying(turn: chat.Turn[Any]) -> Any:
+            return turn.stream(model, **chat.run_options(tools=turn.tools))
+
+        async with testing.mock_chat_agent(paying) as h:
+            asked = (await h.send_message("pay")).message
+            call = dict(asked["parts"][-1], state="approval-responded")
+            call["approval"] = {**call["approval"], "approved": approved}
+            turn = await h.send_message({**asked, "parts": [call]})
+            again = (await h.session.turns())[-1]
+        assert chat.text_of(turn.message) == "One moment.Done."
+        states = [p["state"] for p in turn.message["parts"] if p["type"] == "tool-pay"]
+        assert states == ["output-available" if approved else "output-denied"]
+        assert turn.message["id"] == asked["id"]
+        assert again.message == turn.message
+
+
+class TestClientData:
+    async def test_a_fake_reaches_the_agent_as_it_is_over_runs_too(self) -> None:
+        fake = object()
+        seen: list[Any] = []
+
+        @chat.agent("seeing")
+        async def seeing(turn: chat.Turn[Any]) -> str:
+            seen.append((turn.client_data["model"] is fake, turn.client_data["user"]))
+            return "ok"
+
+        seeing.on_boot(lambda event: seen.append(event.client_data["model"] is fake))
+        data = {"model": fake, "user": "ada"}
+        async with testing.mock_chat_agent(seeing, client_data=data) as h:
+            await h.send_message("one")
+            await h.drain()
+            await h.send_message("two", metadata={"model": fake, "user": "bob"})
+        assert seen == [True, (True, "ada"), True, (True, "bob")]
+
+    async def test_a_model_is_sent_as_a_client_sends_it(self) -> None:
+        class Client(BaseModel):
+            user: str
+
+        @chat.agent("seeing", client_data=Client)
+        async def seeing(turn: chat.Turn[Client]) -> str:
+            return turn.client_data.user
+
+        async with testing.mock_chat_agent(seeing, client_data=Client(user="ada")) as h:
+            assert (await h.send_message("hi")).text == "ada"
 
 
 class TestModels:

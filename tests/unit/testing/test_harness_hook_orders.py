@@ -40,15 +40,16 @@ class Scene:
         self.gate = anyio.Event()
         self.waiting = False
         self.agent = hooked("hooked", pause=self.pause)
+        self.hydrating = hooked("hydrating", hydrates=True)
 
     async def pause(self, chat_id: str) -> None:
         self.waiting = True
         await self.gate.wait()
 
     @asynccontextmanager
-    async def begun(self) -> AsyncIterator[ChatHarness]:
+    async def begun(self, *, hydrating: bool = False) -> AsyncIterator[ChatHarness]:
         """After a first turn, with an empty log."""
-        async with mock_chat_agent(self.agent) as h:
+        async with mock_chat_agent(self.hydrating if hydrating else self.agent) as h:
             await h.send_message("one")
             await h.settled()
             h.timeline.clear()
@@ -67,7 +68,15 @@ async def play(scenario: str, scene: Scene) -> list[str]:
             await h.send_message("hello")
             await h.settled()
             return list(h.timeline)
-    async with scene.begun() as h:
+    if scenario == "preload, suspended, then a message":
+        async with mock_chat_agent(scene.agent) as h:
+            await h.advance(30)
+            assert h.suspended
+            assert h.event("on_chat_suspend").phase == "preload"
+            await h.send_message("hello")
+            await h.settled()
+            return list(h.timeline)
+    async with scene.begun(hydrating="hydration" in scenario) as h:
         await drive(scenario, scene, h)
         await h.settled()
         return list(h.timeline)
@@ -80,6 +89,8 @@ async def drive(scenario: str, scene: Scene, h: ChatHarness) -> None:
         "an error in validation": "fail in validation",
         "an error at turn start": "fail at turn start",
         "an upgrade at turn start": "upgrade",
+        "a follow-up with hydration": "two",
+        "an error in hydration": "fail in hydration",
     }
     if scenario in words:
         await h.send_message(words[scenario])
@@ -87,8 +98,14 @@ async def drive(scenario: str, scene: Scene, h: ChatHarness) -> None:
         await h.drain()
         h.timeline.clear()
         await h.send_message("two")
-    elif scenario == "an action":
+    elif scenario in ("an action", "an action with hydration"):
         await h.send_action({"do": 1})
+    elif scenario == "an action that changes history":
+        await h.send_action({"do": "undo"})
+    elif scenario == "out of memory, and a larger machine":
+        await h.post_message("out of memory")
+        await h.reached(lambda: not h.alive)
+        await h.restart(attempt=2)
     elif scenario == "a stop in mid-stream":
         await scene.in_mid_answer(h)
         await h.send_stop()
@@ -143,6 +160,21 @@ async def test_the_next_attempt_answers_again_with_the_hooks_of_the_turn() -> No
         await h.settled()
 
         assert h.timeline == RECOVERIES["the next attempt after a death in mid-stream"]
+
+
+async def test_a_run_out_of_memory_has_failed_and_the_next_message_goes_on() -> None:
+    """R-257, R-112."""
+    scene = Scene()
+    async with scene.begun() as h:
+        seq_num = await h.post_message("out of memory")
+        await h.reached(lambda: not h.alive)
+        # The server's part: the open message of a run that has failed is closed visibly.
+        end = {"type": "trigger:turn-complete", "cursor": seq_num}
+        await h.seed_out({"type": "error", "errorText": "out of memory"}, end)
+        await h.send_message("two")
+        await h.settled()
+
+        assert h.timeline == RECOVERIES["out of memory, and another message"]
 
 
 async def test_a_head_start_with_a_call_runs_the_agent() -> None:

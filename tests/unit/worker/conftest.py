@@ -59,7 +59,7 @@ class FakeServer:
     async def handle(self, socket: ServerConnection) -> None:
         """One connection of a worker."""
         unpacker: frames.Unpacker[Any] = frames.Unpacker(
-            frames.WorkerFrame, limits.LINK_MESSAGE_BYTES_MAX
+            frames.WorkerFrame, limits.LINK_FRAME_BYTES_MAX
         )
         self._socket = socket
         self.connections += 1

@@ -37,10 +37,7 @@ class Visitor:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(DEADLINE_MS)
         self.page.add_init_script(RECORDER)
-        self.said: list[str] = []
         self.responses: list[Response] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("response", lambda response: self.responses.append(response))
         self.page.goto(url)
         self.until_status(opens)

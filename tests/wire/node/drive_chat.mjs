@@ -2,58 +2,12 @@
 // Usage as for drive.mjs.
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
-import { auth, sessions } from "@trigger.dev/sdk";
-import { AgentChat, TriggerChatTransport } from "@trigger.dev/sdk/chat";
+import { sessions } from "@trigger.dev/sdk";
+import { AgentChat } from "@trigger.dev/sdk/chat";
+import { baseURL, read, send, start, textOf, token, transportOf, user } from "./transport.mjs";
 
 const [scenario, json] = process.argv.slice(2);
 const args = json ? JSON.parse(json) : {};
-const baseURL = process.env.TRIGGER_API_URL;
-
-const user = (text) => ({ id: `u-${text}`, role: "user", parts: [{ type: "text", text }] });
-const textOf = (chunks) => chunks.map((chunk) => chunk.delta ?? "").join("");
-
-async function read(stream, until = () => false) {
-  const chunks = [];
-  for await (const chunk of stream) {
-    chunks.push(chunk);
-    if (until(chunks)) break;
-  }
-  return chunks;
-}
-
-const token = (id) =>
-  auth.createPublicToken({ scopes: { read: { sessions: id }, write: { sessions: id } } });
-
-const start = (task) => async ({ chatId, clientData }) => {
-  const basePayload = { chatId, trigger: "preload", messages: [], metadata: clientData };
-  const { publicAccessToken } = await sessions.start({
-    type: "chat.agent",
-    externalId: chatId,
-    taskIdentifier: task,
-    triggerConfig: { basePayload },
-  });
-  return { publicAccessToken };
-};
-
-function transportOf(task, options = {}) {
-  return new TriggerChatTransport({
-    task,
-    baseURL,
-    startSession: start(task),
-    accessToken: ({ chatId }) => token(chatId),
-    ...options,
-  });
-}
-
-const send = async (transport, chatId, text) =>
-  read(
-    await transport.sendMessages({
-      trigger: "submit-message",
-      chatId,
-      messages: [user(text)],
-      abortSignal: undefined,
-    }),
-  );
 
 const scenarios = {
   async preload() {

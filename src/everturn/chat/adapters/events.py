@@ -10,6 +10,7 @@ does the mapping, with protocol version 6. Changed here is what a durable chat n
 * the last chunk is `finish`; the library's `done` sentinel never leaves here (§4.2.1);
 * no metadata of the library's own is attached to the message;
 * chunks that we put between two steps keep their place there (`between`);
+* messages that the step hook enqueued are not shown as such: it has said what there is to say;
 * a result whose model saw something else than the client is sent whole (`FullOutput`), and
   outputs that are not final yet are marked so (`PreliminaryOutput`).
 """
@@ -24,6 +25,7 @@ from typing import Any, Final, cast
 from pydantic_ai.exceptions import RunCancelled
 from pydantic_ai.messages import (
     CustomEvent,
+    EnqueuedMessagesEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     OutputToolResultEvent,
@@ -51,6 +53,8 @@ from everturn.chat.failures import ends_attempt
 
 Chunk = dict[str, Any]
 
+#: Metadata of messages that the step hook added: clients are told of them by it, or not at all.
+JOINED: Final = "everturn.joined"
 #: What our own chunks may be besides data parts.
 _CLASSES: Final[dict[str, type[BaseChunk]]] = {
     "start-step": StartStepChunk,
@@ -179,6 +183,13 @@ class ChunkEvents(VercelAIEventStream[Any, Any]):
     ) -> AsyncIterator[BaseChunk]:
         if event.part.outcome != "interrupted":
             async for chunk in super().handle_function_tool_result(_whole(event)):
+                yield chunk
+
+    async def handle_enqueued_messages(
+        self, event: EnqueuedMessagesEvent
+    ) -> AsyncIterator[BaseChunk]:
+        if not all((message.metadata or {}).get(JOINED) for message in event.messages):
+            async for chunk in super().handle_enqueued_messages(event):
                 yield chunk
 
     async def handle_custom_event(self, event: CustomEvent) -> AsyncIterator[BaseChunk]:

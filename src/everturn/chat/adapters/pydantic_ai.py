@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import anyio
-from pydantic_ai import Agent
+from pydantic_ai import Agent, CancellationToken
 from pydantic_ai.agent import AgentRunEvents
 from pydantic_ai.exceptions import UsageLimitExceeded, UserError
 from pydantic_ai.result import StreamedRunResult
@@ -148,6 +148,14 @@ class AgentStream:
         return self._events.result if self._events is not None else None
 
 
+class TurnToken(CancellationToken):
+    """Cancels the runs it is given to when a turn is stopped or its run is cancelled."""
+
+    def __init__(self, signal: Signal) -> None:
+        super().__init__()
+        signal.on_abort(lambda _: self.cancel())
+
+
 def stream_agent(
     agent: Agent[Any, Any],
     *,
@@ -191,10 +199,16 @@ def stream_agent(
         stop = turn.signal if stop is None else stop
         if "deferred_tool_results" not in overrides:
             overrides["deferred_tool_results"] = _decisions(turn)
+        if "conversation" not in overrides:
+            # Spans of the library name the conversation, and so do caches of some providers.
+            overrides.setdefault("conversation_id", turn.chat_id)
     history = message_history if message_history is not None else messages
     if history is not None and any(isinstance(item, dict) for item in history):
         overrides.setdefault("deferred_tool_results", conversion.deferred_results(history))
         history = conversion.to_model_messages(history, tools)
+    if isinstance(overrides.get("cancellation_token"), TurnToken):
+        # Of `run_options`. The stream ends its run itself, in every kind of agent; some take none.
+        del overrides["cancellation_token"]
     capabilities = _capabilities(overrides.pop("capabilities", None), turn, step_hook)
     if capabilities:
         overrides["capabilities"] = capabilities

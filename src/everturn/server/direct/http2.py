@@ -131,6 +131,11 @@ class Connection(asyncio.Protocol):
         self._http2.connections.add(self)
         self._flush()
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What a server that stops cuts."""
+        return self._transport
+
     def data_received(self, data: bytes) -> None:
         """Take what arrived to the streams it belongs to."""
         self._heard_at = self._http2.clock.monotonic()

@@ -312,6 +312,63 @@ class RunMetadata(msgspec.Struct):
 # --- batches, wait tokens ------------------------------------------------------------------------
 
 
+class RunEvent(msgspec.Struct):
+    """A change of a run's state."""
+
+    spanId: str
+    runId: Prefixed
+    taskSlug: str
+    message: str
+    startTime: str
+    duration: Count
+    level: str
+    kind: str
+    isError: bool
+    isPartial: bool
+    isCancelled: bool
+
+
+class RunEvents(msgspec.Struct):
+    events: list[RunEvent]
+
+
+class Span(msgspec.Struct):
+    """A run in a trace; `children` are spans again."""
+
+    id: str
+    runId: Prefixed
+    data: dict[str, Any]
+    children: list[dict[str, Any]]
+    parentId: str | UnsetType = UNSET
+
+
+class Trace(msgspec.Struct):
+    traceId: str
+    rootSpan: Span
+
+
+class RunTrace(msgspec.Struct):
+    trace: Trace
+
+
+class SpanDetail(msgspec.Struct):
+    """One span of a trace."""
+
+    spanId: str
+    parentId: str | None
+    runId: Prefixed
+    message: str
+    startTime: str
+    durationMs: Count
+    level: str
+    isError: bool
+    isPartial: bool
+    isCancelled: bool
+    events: list[dict[str, Any]]
+    entityType: str
+    properties: dict[str, Any] | UnsetType = UNSET
+
+
 class CreatedBatch(msgspec.Struct):
     id: Prefixed
     runCount: Count

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from everturn.protocol.batches import BatchItem, CreateBatch
+from everturn.protocol.batches import BatchItem, CreateBatch, WholeBatch
 from everturn.protocol.problems import Shape
 from everturn.protocol.s2_frames import JsonInput
 from everturn.protocol.sessions import CloseSession, CreateSession, EndAndContinue, UpdateSession
@@ -239,6 +239,12 @@ OPERATIONS: Final[Mapping[Callable[..., Any], Operation]] = {
         headers=_JWT,
     ),
     runs.page: Operation({200: a.RunPage}, parameters=_filters(runs.FILTERS)),
+    runs.project_page: Operation(
+        {200: a.RunPage}, parameters=_filters(runs.FILTERS | {runs.ENVIRONMENTS})
+    ),
+    runs.events: Operation({200: a.RunEvents}),
+    runs.trace: Operation({200: a.RunTrace}),
+    runs.span: Operation({200: a.SpanDetail}),
     runs.retrieve: Operation({200: a.RunDetail}),
     runs.cancel: Operation({200: a.Id}, refusals=(409,)),
     runs.read_metadata: Operation({200: a.RunMetadata}),
@@ -258,6 +264,15 @@ OPERATIONS: Final[Mapping[Callable[..., Any], Operation]] = {
         ),
         refusals=(422,),
         headers=_JWT,
+    ),
+    batches.create_whole: Operation(
+        {202: a.CreatedBatch},
+        WholeBatch,
+        parameters=(
+            _REQUEST_KEY,
+            _header("idempotency-key", "Finds the batch that was made with it."),
+        ),
+        refusals=(404, 409, 422),
     ),
     batches.add_items: Operation(
         {200: a.FilledBatch}, (Content(NDJSON, BatchItem),), refusals=(409, 413, 415, 422)

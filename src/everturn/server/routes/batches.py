@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from everturn.errors import NotAllowed
-from everturn.protocol.batches import BatchItem, CreateBatch, parse_line
+from everturn.errors import InvalidRequest, NotAllowed
+from everturn.protocol.batches import BatchItem, CreateBatch, WholeBatch, parse_line
 from everturn.protocol.problems import UnsupportedMediaType
 from everturn.protocol.sessions import decode
 from everturn.rules import limits
@@ -31,6 +31,7 @@ async def create(call: Call) -> Answer:
         body,
         request_key=call.header(b"x-trigger-request-idempotency-key"),
         token_otu=call.caller.one_time_use,
+        token_expires_ms=call.caller.expires_at_ms,
     )
     scopes = [f"read:batch:{batch.id}"]
     if call.header(b"x-trigger-client") == "browser":
@@ -47,6 +48,35 @@ async def create(call: Call) -> Answer:
         shown["idempotencyKey"] = batch.idempotency_key
     headers = ((b"x-trigger-jwt", token.encode()), (b"x-trigger-jwt-claims", claims))
     return answer(shown, 202, headers)
+
+
+async def create_whole(call: Call) -> Answer:
+    """POST /api/v2/tasks/batch: both phases in one request, as older clients send it."""
+    body = decode(await call.body(limits.TRIGGER_BODY_BYTES_MAX), WholeBatch)
+    key = call.header(b"idempotency-key")
+    if key is not None and not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX:
+        raise InvalidRequest(
+            f"idempotency-key has 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} characters"
+        )
+    batches, environment_id = call.services.batches, call.caller.environment_id
+    asked = CreateBatch(run_count=len(body.items), idempotency_key=key)
+    request_key = call.header(b"x-trigger-request-idempotency-key")
+    batch, is_cached = await batches.create(environment_id, asked, request_key=request_key)
+
+    async def items() -> AsyncIterator[BatchItem]:
+        for index, item in enumerate(body.items[: batch.run_count]):
+            yield BatchItem(index=index, task=item.task, payload=item.payload, options=item.options)
+
+    # Also of a batch that was there: the call that made it may have been cut short.
+    await batches.fill(batch, items())
+    shown: dict[str, object] = {
+        "id": batch.id,
+        "isCached": is_cached,
+        "runCount": batch.run_count,
+    }
+    if batch.idempotency_key is not None:
+        shown["idempotencyKey"] = batch.idempotency_key
+    return answer(shown, 202)
 
 
 def _require_some_task(call: Call) -> None:

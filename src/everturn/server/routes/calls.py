@@ -142,19 +142,23 @@ class Call:
         Raises TooLarge past the cap of one line, and Disconnected when the body never completes.
         Nothing more of the body is read than what the caller has asked for.
         """
-        held = b""
+        # Grows in place: only what is new is looked at, however many pieces a line comes in.
+        held = bytearray()
         more = True
         while more:
             message = await self.receive()
             if message["type"] != "http.request":
                 raise Disconnected
             more = message.get("more_body", False)
-            *whole, held = (held + message.get("body", b"")).split(b"\n")
+            *whole, rest = message.get("body", b"").split(b"\n")
             if not more:
-                whole, held = [*whole, held], b""
-            for line in (*whole, held):
-                if len(line) > line_bytes_max:
-                    raise TooLarge("Line too large", what="line", bytes_max=line_bytes_max)
+                whole, rest = [*whole, rest], b""
+            if whole and held:
+                whole[0] = bytes(held) + whole[0]
+                held.clear()
+            held += rest
+            if max((len(held), *map(len, whole))) > line_bytes_max:
+                raise TooLarge("Line too large", what="line", bytes_max=line_bytes_max)
             for line in whole:
                 if line.strip():
                     yield line
@@ -336,9 +340,9 @@ def page_query(query: dict[str, str], default: int) -> PageQuery:
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise query_error(f"an integer from 1 to {limits.PAGE_SIZE_MAX}", "page[size]")
     after, before = query.get("page[after]"), query.get("page[before]")
-    if after is not None and before is not None:
-        raise query_error("give page[after] or page[before], not both", "page[after]")
-    return PageQuery(limit, after, before)
+    # A client that steps back from a page it reached by `after` still sends that one: `before`
+    # is what it asks for.
+    return PageQuery(limit, after if before is None else None, before)
 
 
 def check_filters(query: dict[str, str], known: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from everturn.server.routes.calls import Answer, Call, answer
 async def upload(call: Call) -> Answer:
     """PUT /api/v2/packets/:name: a link to store a packet at, and what stands for it in a trigger."""
     name = call.params["name"]
-    link = call.services.packets.link(call.caller.environment_id, name, "PUT")
+    link = await call.services.packets.announce(call.caller.environment_id, name)
     return answer({"presignedUrl": link, "storagePath": name})
 
 

@@ -46,6 +46,7 @@ from everturn.server.routes.calls import (
     origin_of,
     query_error,
 )
+from everturn.server.routes.writers_cursor import cursor_meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -242,8 +243,18 @@ async def follow(call: Call, io: Io, send: Send) -> None:
 async def follow_channel(call: Call, channel: ChannelName, send: Send) -> None:
     """Follow a channel the caller may read, as server-sent events."""
     timeout_s = _timeout_s(call)
-    after = _cursor(call)
     streams = call.services.streams
+    after = await cursor_meant(
+        streams,
+        channel,
+        _cursor(call),
+        version=call.header(b"trigger-version"),
+        now_ms=call.services.clock.now_ms(),
+    )
+    if after is None and call.header(b"x-trigger-stream-start") == "latest":
+        # A client without a cursor that wants only what comes from now on (§21).
+        tail = (await streams.bounds(channel)).tail
+        after = tail - 1 if tail else None
     includes_trimmed = _includes_trimmed(call)
     is_settled = (
         channel.io == "out"

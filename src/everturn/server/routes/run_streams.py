@@ -22,7 +22,6 @@ import msgspec
 from everturn.errors import InvalidRequest, NotFound, RunNotFound, TooLarge
 from everturn.protocol import paths
 from everturn.protocol.problems import MethodNotAllowed, Shape
-from everturn.protocol.records import ChannelName
 from everturn.protocol.sessions import decode
 from everturn.rules import limits
 from everturn.rules.access import require, require_secret, run_resources
@@ -39,10 +38,12 @@ from everturn.server.routes.calls import (
     respond,
 )
 from everturn.server.routes.reading import follow_channel
-from everturn.server.services.run_streams import channel_of
+from everturn.server.services.run_streams import RunStream, channel_of
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+    from everturn.storage.ports.state import Run
 
 PREFIX: Final = b"/realtime/v1/streams/"
 #: Values stored together, and their bytes.
@@ -102,13 +103,18 @@ def _route(call: Call, segments: list[str]) -> Endpoint:
     return endpoint
 
 
-async def _writable(call: Call) -> ChannelName:
+async def _writable(call: Call) -> RunStream:
     caller = await call.authenticate(public=True)
     require_secret(caller)
     call.shape = Shape.TEXT
     streams = call.services.run_streams
     run = await streams.target(caller.environment_id, call.params["run"], call.params["target"])
-    return channel_of(run, call.params["stream"])
+    return _stream(run, call.params["stream"])
+
+
+def _stream(run: Run, name: str, *, is_input: bool = False) -> RunStream:
+    channel_of(run, name, is_input=is_input)  # refuses a name that cannot be one, before any body
+    return RunStream(run, name, is_input)
 
 
 async def initialize(call: Call, send: Send) -> Answer:
@@ -128,7 +134,7 @@ async def count(call: Call, send: Send) -> Answer:
 
 async def ingest(call: Call, send: Send) -> Answer:
     """POST …/streams/:run/:target/:stream: add JSON values, one a line."""
-    channel = await _writable(call)
+    stream = await _writable(call)
     client = call.header(b"x-client-id") or call.services.ids.part()
     start = call.header(b"x-resume-from-chunk") or "0"
     if not (start.isascii() and start.isdigit() and len(start) < 10):
@@ -142,10 +148,10 @@ async def ingest(call: Call, send: Send) -> Answer:
         number += 1
         size += len(line)
         if len(held) >= _VALUES_MAX or size >= _BYTES_MAX:
-            await call.services.run_streams.append_values(channel, held)
+            await call.services.run_streams.append_values(stream, held)
             held, size = [], 0
     if held:
-        await call.services.run_streams.append_values(channel, held)
+        await call.services.run_streams.append_values(stream, held)
     return answer({"ok": True})
 
 
@@ -158,14 +164,14 @@ def _json_text(line: bytes) -> bytes:
 
 async def append(call: Call, send: Send) -> Answer:
     """POST …/streams/:run/:target/:stream/append: add one text to a stream of a run."""
-    channel = await _writable(call)
+    stream = await _writable(call)
     call.check_size(limits.RUN_STREAM_APPEND_BYTES_MAX)
     part_id = call.header(b"x-part-id")
     if part_id is not None and not 1 <= len(part_id) <= limits.PART_ID_CHARS_MAX:
         raise InvalidRequest(f"X-Part-Id has 1 to {limits.PART_ID_CHARS_MAX} characters")
     call.shape = Shape.CHANNEL
     text = (await call.body(limits.RUN_STREAM_APPEND_BYTES_MAX)).decode("utf-8", "replace")
-    await call.services.run_streams.append_text(channel, text, part_id)
+    await call.services.run_streams.append_text(stream, text, part_id)
     return answer({"ok": True})
 
 
@@ -180,8 +186,8 @@ async def send_input(call: Call, send: Send) -> Answer:
     text = msgspec.json.encode(body.data).decode()
     if len(text) > limits.CHUNK_BYTES_MAX:
         raise TooLarge("Input too large", what="data", bytes_max=limits.CHUNK_BYTES_MAX)
-    channel = channel_of(run, call.params["stream"], is_input=True)
-    await call.services.run_streams.append_text(channel, text, None)
+    stream = _stream(run, call.params["stream"], is_input=True)
+    await call.services.run_streams.append_text(stream, text, None)
     return answer({"ok": True})
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from everturn.errors import NotFound, RunNotFound
+from everturn.errors import NotFound, RunNotFound, Unprocessable
 from everturn.protocol.sessions import decode
 from everturn.rules import limits, metadata
 from everturn.rules.access import Resource, require, run_resources
@@ -48,6 +48,8 @@ FILTERS: Final = frozenset(
         "filter[createdAt][to]",
     }
 )
+#: Of a list by project; a key opens one environment.
+ENVIRONMENTS: Final = "filter[env]"
 #: Filters on what runs here never have: a list filtered by one is empty.
 _NEVER: Final = ("filter[region]", "filter[schedule]", "filter[bulkAction]")
 _CLAIMS_HEADER: Final = b"x-trigger-jwt-claims"
@@ -88,6 +90,7 @@ async def trigger(call: Call) -> Answer:
         body,
         request_key=call.header(b"x-trigger-request-idempotency-key"),
         token_otu=call.caller.one_time_use,
+        token_expires_ms=call.caller.expires_at_ms,
     )
     scopes = call.services.tokens.run_scopes(run.id)
     token = await call.services.tokens.mint(run.environment_id, scopes)
@@ -131,7 +134,10 @@ async def _view(call: Call, run: Run) -> dict[str, Any]:
 
 async def page(call: Call) -> Answer:
     """GET /api/v1/runs: a page, newest first (§9.6)."""
-    query = call.query
+    return await _page(call, call.query)
+
+
+async def _page(call: Call, query: dict[str, str]) -> Answer:
     check_filters(query, FILTERS)
     part = page_query(query, limits.RUNS_PAGE_SIZE)
     now_ms = call.services.clock.now_ms()
@@ -189,6 +195,17 @@ def _delayed(query: dict[str, str]) -> bool | None:
     return None if ("DELAYED" in names) == waiting else not waiting
 
 
+async def project_page(call: Call) -> Answer:
+    """GET /api/v1/projects/:project/runs: the same page; `filter[env]` names environments."""
+    query = dict(call.query)
+    wanted = listed(query, ENVIRONMENTS)
+    environment = await _environment(call)
+    if wanted and environment.slug not in wanted and environment.type not in wanted:
+        return answer(page_body([], None, None))
+    query.pop(ENVIRONMENTS, None)
+    return await _page(call, query)
+
+
 async def cancel(call: Call) -> Answer:
     """POST /api/v2/runs/:run/cancel: stop a run; a finished one is left as it is (§9.7)."""
     environment_id = call.caller.environment_id
@@ -203,7 +220,13 @@ async def cancel(call: Call) -> Answer:
 
 
 async def replay(call: Call) -> Answer:
-    """POST /api/v1/runs/:run/replay: its payload again, as a new run (§9.7)."""
+    """POST /api/v1/runs/:run/replay: its payload again, as a new run (§9.7).
+
+    Newer clients can ask for changes (§21). There are none yet, and a replay that leaves them out
+    would run what nobody asked for.
+    """
+    if (await call.body(limits.UPDATE_BODY_BYTES_MAX)).strip() not in (b"", b"{}"):
+        raise Unprocessable("a replay runs what was run: trigger the task to run it otherwise")
     run = await _run(call)
     return answer({"id": (await call.services.runs.replay(run)).id})
 
@@ -268,6 +291,31 @@ async def add_tags(call: Call) -> Answer:
     if run is None:
         raise RunNotFound("Run not found")
     return answer({"message": f"The run has {len(run.tags)} tags."})
+
+
+async def events(call: Call) -> Answer:
+    """GET /api/v1/runs/:run/events: the changes of its state, in order (§9.7)."""
+    return answer({"events": call.services.traces.events(await _readable(call))})
+
+
+async def trace(call: Call) -> Answer:
+    """GET /api/v1/runs/:run/trace: the run and the runs it started, as spans (§9.7)."""
+    return answer({"trace": await call.services.traces.trace(await _readable(call))})
+
+
+async def span(call: Call) -> Answer:
+    """GET /api/v1/runs/:run/spans/:span: one span of its trace (§9.7)."""
+    run = await _readable(call)
+    found = await call.services.traces.span(run, call.params["span"])
+    if found is None:
+        raise NotFound("Span not found", should_retry=False)
+    return answer(found)
+
+
+async def _readable(call: Call) -> Run:
+    run = await _run(call)
+    require(call.caller, "read", run_resources(run.id, run.task_id, run.tags, run.batch_id))
+    return run
 
 
 async def result(call: Call) -> Answer:

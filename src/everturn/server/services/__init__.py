@@ -41,6 +41,7 @@ class Services:
         from everturn.server.services.direct import Direct
         from everturn.server.services.dispatch import Dispatch
         from everturn.server.services.finishing import Finishing
+        from everturn.server.services.histories import Histories
         from everturn.server.services.inbox import Inbox
         from everturn.server.services.keys import Keys
         from everturn.server.services.links import Links
@@ -49,6 +50,7 @@ class Services:
         from everturn.server.services.realtime import Realtime
         from everturn.server.services.recovery import Recovery
         from everturn.server.services.run_streams import RunStreams
+        from everturn.server.services.run_trace import Traces
         from everturn.server.services.runs import Runs
         from everturn.server.services.sessions import Sessions
         from everturn.server.services.snapshots import Snapshots
@@ -72,6 +74,7 @@ class Services:
         self.tokens = Tokens(self)
         self.sessions = Sessions(self)
         self.inbox = Inbox(self)
+        self.histories = Histories(self)
         self.snapshots = Snapshots(self, master_key)
         self.direct = Direct(self, master_key)
         self.dispatch = Dispatch(self)
@@ -83,6 +86,7 @@ class Services:
         self.packets = Packets(self, master_key)
         self.realtime = Realtime(self)
         self.run_streams = RunStreams(self)
+        self.traces = Traces(self)
         self.finishing = Finishing(self)
         self.recovery = Recovery(self)
         self.links = Links(self)

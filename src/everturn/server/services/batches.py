@@ -52,6 +52,7 @@ class Batches:
         *,
         request_key: str | None = None,
         token_otu: str | None = None,
+        token_expires_ms: int | None = None,
     ) -> tuple[Batch, bool]:
         """Phase 1; `(batch, True)` when a key found an earlier one.
 
@@ -67,14 +68,17 @@ class Batches:
                 raise InvalidRequest(f"parentRunId {body.parent_run_id} names no run")
             if body.resume_parent_on_completion and parent.state in FINAL:
                 raise Unprocessable("the parent run is finished and cannot wait for a batch")
-        keyed = body.idempotency_key is not None
+        expires_ms = None if body.idempotency_key is None else now_ms + KEY_LIFETIME_S * 1000
+        if token_otu is not None:
+            # The batch is what says that the token was used.
+            expires_ms = token_expires_ms
         new = NewBatch(
             id=self._services.ids.new("batch"),
             run_count=body.run_count,
             parent_run_id=body.parent_run_id,
             awaited=body.resume_parent_on_completion and body.parent_run_id is not None,
             idempotency_key=body.idempotency_key,
-            idempotency_expires_ms=now_ms + KEY_LIFETIME_S * 1000 if keyed else None,
+            idempotency_expires_ms=expires_ms,
             request_key=request_key,
             token_otu=token_otu,
         )

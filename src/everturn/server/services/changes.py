@@ -35,6 +35,7 @@ _VERBS: Final = frozenset(
         "finish_run",
         "set_metadata",
         "add_tags",
+        "note_stream",
     }
 )
 #: Verbs that change a run and answer something else; the run's id is their first argument.

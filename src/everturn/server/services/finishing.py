@@ -141,9 +141,12 @@ class Finishing:
             before: the row as it was when it ended; unknown to a sweep.
             turns: how many turns its worker says it began; a sweep reads that off the log.
         """
-        if run.session_id is not None:
-            await self._settle_session(run, before or run, turns)
-        await self.tell_relatives(run)
+        try:
+            if run.session_id is not None:
+                await self._settle_session(run, before or run, turns)
+        finally:
+            # A session that cannot be settled is no reason to let a parent wait.
+            await self.tell_relatives(run)
 
     async def tell_relatives(self, run: Run) -> None:
         """Wake whoever waited for this run; cancel the children of a cancelled one."""

@@ -103,6 +103,9 @@ class Link:
         self._scope = anyio.CancelScope()
         #: Frames for a worker that has not been welcomed yet: Welcome is always the first.
         self._early: list[tuple[ServerFrame, str]] | None = []
+        #: Stopwatch times: the newest promise of a lease, and since when nothing was received.
+        self._promised_at = services.clock.monotonic()
+        self._silent_since: float | None = None
 
     # --- what others ask of a link -----------------------------------------------------------
 
@@ -157,6 +160,11 @@ class Link:
 
     def kick(self) -> None:
         self._claimer.kick()
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether the newest lease that was promised to the worker still runs, by our stopwatch."""
+        return self._services.clock.monotonic() < self._promised_at + limits.LEASE_MS / 1000
 
     def close(self) -> None:
         """End the connection; `ended` is set when all its tasks have ended."""
@@ -226,6 +234,7 @@ class Link:
                 tasks.start_soon(self._send_all)
                 tasks.start_soon(self._claimer.run)
                 tasks.start_soon(self._tell_again)
+                tasks.start_soon(self._end_silent)
                 try:
                     await self._receive_all(frames, decode, tasks, lanes)
                 except (ProtocolError, OSError) as error:
@@ -240,10 +249,30 @@ class Link:
         while True:
             for frame in frames:
                 await self._handle(frame, tasks, lanes)
+            self._silent_since = self._services.clock.monotonic()
             message = await self._transport.receive()
+            self._silent_since = None
             if message is None:
                 return
             frames = decode(message)
+
+    async def _end_silent(self) -> None:
+        """End a connection on which nothing comes any more: a worker beats three times a lease.
+
+        Its lease would end it as well, but that is kept by the wall clock, which may have been
+        set back. Time in which this process stood still is not counted: what came meanwhile has
+        not been read yet.
+        """
+        clock, pause_s = self._services.clock, limits.HEARTBEAT_MS / 1000
+        while True:
+            began = clock.monotonic()
+            # By the loop's time, which a hand-moved clock does not pass in an instant.
+            await anyio.sleep(pause_s)
+            now, since = clock.monotonic(), self._silent_since
+            stood_still = now - began > 2 * pause_s
+            if not stood_still and since is not None and now - since >= limits.LEASE_MS / 1000:
+                log.warning("link.silent", extra={"worker_id": self.worker_id})
+                self.close()
 
     async def _send_all(self) -> None:
         try:
@@ -306,6 +335,7 @@ class Link:
             log.warning("lease.not_renewed", extra={"error": error.code})
             return
         if renewed:
+            self._promised_at = self._services.clock.monotonic()
             self.send(Beat(frame.n))
         else:
             # Its runs were given away. When it connects again, Welcome says which.
@@ -390,7 +420,7 @@ class Link:
         for run in await self._services.state.held_runs(self.worker_id):
             if run.id not in named:
                 died = run.state is not RunState.CLAIMED
-                await self._services.recovery.recover(run, reason="not_held", died=died)
+                await self._services.recovery.recover_all([run], reason="not_held", died=died)
 
     async def _keep(self, run_id: str, fence: int) -> bool:
         """Whether the worker still owns a run it names; if so it is held again."""

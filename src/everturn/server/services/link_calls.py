@@ -23,12 +23,13 @@ from everturn.errors import (
     NotFound,
     ProtocolError,
     RunNotFound,
+    Unavailable,
 )
 from everturn.protocol.link import Call, RecordFrame, Result
 from everturn.protocol.records import ChannelName, InputCursor
 from everturn.protocol.runs import RunOutcome
 from everturn.rules import limits, metadata
-from everturn.rules.run_states import RunEvent, RunState
+from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.results import run_result
 from everturn.storage.ports.state import Run, Session, Wait
@@ -169,7 +170,15 @@ async def _evict(context: Context) -> dict[str, Any]:
 
 async def _finish(context: Context) -> dict[str, Any]:
     outcome = context.param("outcome", RunOutcome)
-    await context.services.finishing.report(context.call.run_id, context.call.fence, outcome)
+    try:
+        await context.services.finishing.report(context.call.run_id, context.call.fence, outcome)
+    except (Fenced, Unavailable):
+        raise
+    except EverturnError as error:
+        # A session whose log cannot be read cannot be settled, by no repetition of the worker.
+        if (await context.run()).state not in FINAL:
+            raise
+        log.error("run.unsettled", extra={"run_id": context.call.run_id, "error": error.code})
     context.link.release(context.call.run_id, context.call.fence)
     context.services.wakeups.notify(f"queue/{context.link.environment.id}")
     return {}
@@ -215,16 +224,28 @@ async def _read(context: Context) -> dict[str, Any]:
 
 
 async def _snapshot_get(context: Context) -> dict[str, Any]:
+    """The history, for a run that goes on from it: who ran before writes no more of it."""
     session = await context.session()
-    data = await context.services.snapshots.get(session.environment_id, session.id)
-    return {"data": data}
+    stored = await context.services.histories.read(session, fence=context.call.fence)
+    return {"data": stored.data, "patched": stored.patched_bytes, "part": stored.next_part}
 
 
 async def _snapshot_put(context: Context) -> dict[str, Any]:
-    session = await context.session()
-    await _still_ours(context)
-    await context.services.snapshots.put(
-        session.environment_id, session.id, context.param("data", bytes)
+    await context.services.histories.rewrite(
+        await _own_session(context),
+        context.param("data", bytes),
+        fence=context.call.fence,
+        part=context.param("part", int),
+    )
+    return {}
+
+
+async def _snapshot_patch(context: Context) -> dict[str, Any]:
+    await context.services.histories.patch(
+        await _own_session(context),
+        context.param("data", bytes),
+        fence=context.call.fence,
+        part=context.param("part", int),
     )
     return {}
 
@@ -342,15 +363,16 @@ async def _journal_put(context: Context) -> dict[str, Any]:
     return {}
 
 
-async def _still_ours(context: Context) -> None:
-    """A snapshot has no fence of its own: check, right before the write, that the run is current.
+async def _own_session(context: Context) -> Session:
+    """The session, for a run that is its current one.
 
-    The write of a zombie that passes this check in the same instant is covered by the log: a
-    boot replays `.out` after the snapshot's cursor, and turns are committed there only.
+    The fence of the history rises when a successor reads it; a run that was replaced a moment ago
+    stores no more either.
     """
-    run, session = await context.run(), await context.session()
-    if session.current_run_id != run.id or session.fence > context.call.fence:
-        raise Fenced(f"run {run.id} is not the session's current one", run_id=run.id)
+    session = await context.session()
+    if session.current_run_id != context.call.run_id or session.fence > context.call.fence:
+        raise Fenced(f"run {context.call.run_id} is not the session's current one")
+    return session
 
 
 def _described(error: EverturnError) -> dict[str, Any]:
@@ -369,6 +391,7 @@ _HANDLERS: Final[Mapping[str, Callable[[Context], Awaitable[Any]]]] = {
     "read": _read,
     "snapshot.get": _snapshot_get,
     "snapshot.put": _snapshot_put,
+    "snapshot.patch": _snapshot_patch,
     "token": _token,
     "continue": _continue,
     "trigger": _trigger,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from everturn.errors import ProtocolError
+from everturn.errors import EverturnError, ProtocolError
 from everturn.protocol.link import Cancel, Drain, Hello, Unpacker, Wake, WorkerFrame
 from everturn.rules import limits
 from everturn.server.services.link import Link, Transport
@@ -132,6 +132,12 @@ class Links:
             link.release(run.id, run.fence)
             link.send(Cancel(run.id, reason))
 
+    def lease_holds(self, worker_id: str) -> bool:
+        """Whether a worker connected here was promised a lease that, by our stopwatch, still
+        runs; whatever the wall clock says."""
+        link = self._links.get(worker_id)
+        return link is not None and link.lease_holds
+
     def close(self, worker_id: str) -> None:
         """End a worker's connection, if it is connected here."""
         link = self._links.get(worker_id)
@@ -160,7 +166,7 @@ class Links:
         Raises ProtocolError for a worker that breaks the protocol; its connection is to be
         closed then, and its runs keep their lease for the grace of a lost link.
         """
-        unpacker: Unpacker[WorkerFrame] = Unpacker(WorkerFrame, limits.LINK_MESSAGE_BYTES_MAX)
+        unpacker: Unpacker[WorkerFrame] = Unpacker(WorkerFrame, limits.LINK_FRAME_BYTES_MAX)
         frames = await self._first_frames(transport, unpacker)
         if not frames:
             return
@@ -216,13 +222,22 @@ class Links:
             self.graces.moved(0)
 
     async def give_up_lost(self) -> int:
-        """Recover the runs of workers whose link has been lost for longer than its grace."""
+        """Recover the runs of workers whose link has been lost for longer than its grace.
+
+        Raises what the store raises; a worker that could not be given up has another grace. Its
+        lease is no substitute: by a clock that was set back it may run for hours.
+        """
         now = self._services.clock.monotonic()
         over = [worker_id for worker_id, at in self._gone.items() if at <= now]
         for worker_id in over:
             del self._gone[worker_id]
             self._memories.pop(worker_id, None)
-            await self._services.recovery.worker_gone(worker_id)
+            try:
+                await self._services.recovery.worker_gone(worker_id)
+            except EverturnError:
+                if worker_id not in self._links:
+                    self._gone[worker_id] = now + limits.LINK_GRACE_MS / 1000
+                raise
         return len(over)
 
     def next_grace_s(self) -> float | None:

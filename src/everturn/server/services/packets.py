@@ -20,6 +20,7 @@ from everturn.server.services.trigger_options import STORED
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
+    from everturn.storage.ports.retention import PacketName
 
 LINK_S: Final = 3600
 _TYPE_CHARS_MAX: Final = 256
@@ -79,6 +80,19 @@ class Packets:
             return data, kind
         name = data.decode("utf-8", "replace")
         return await self.get(environment_id, digest_of(name)) or (data, kind)
+
+    async def announce(self, environment_id: str, name: str) -> str:
+        """A link to store a packet at. Its age, for retention, counts from now."""
+        link = self.link(environment_id, name, "PUT")
+        now_ms = self._services.clock.now_ms()
+        await self._services.state.note_packet(environment_id, name, now_ms=now_ms)
+        return link
+
+    async def forget(self, packet: PacketName, noted_before_ms: int) -> None:
+        """Delete a packet that no run has any more, unless it is announced again by now."""
+        name = _object_name(packet.environment_id, digest_of(packet.name))
+        await self._services.objects.delete(name)
+        await self._services.state.forget_packet(packet, noted_before_ms=noted_before_ms)
 
     # --- links -------------------------------------------------------------------------------
 

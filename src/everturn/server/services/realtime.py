@@ -18,9 +18,10 @@ from everturn.ids import internal_id
 from everturn.protocol.shapes import COLUMNS, NEVER_SKIPPED, Offset, Row, mark_of
 from everturn.protocol.shapes import text_array as _array
 from everturn.protocol.shapes import timestamp as _timestamp
-from everturn.rules import limits
+from everturn.rules import durations, limits
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services.results import shown_error
+from everturn.server.services.run_streams import output_names
 from everturn.storage.ports.state import Run, RunFilter
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def row_of(run: Run, columns: Sequence[str], now_ms: int) -> Row:
         "queuedAt": _timestamp(run.queued_at_ms),
         "startedAt": _timestamp(run.started_at_ms),
         "delayUntil": _timestamp(run.not_before_ms if run.attempt == 0 else None),
+        "ttl": None if run.ttl_ms is None else durations.written(run.ttl_ms // 1000),
+        "realtimeStreams": _array(output_names(run)),
         "expiredAt": _timestamp(run.finished_at_ms if run.state is RunState.EXPIRED else None),
         "completedAt": _timestamp(run.finished_at_ms),
         "usageDurationMs": str(_duration_ms(run)),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from everturn.errors import EverturnError, StorageCorrupt, Unavailable
 from everturn.protocol.records import InputCursor
 from everturn.protocol.runs import RunOutcome
 from everturn.rules.recovery import (
@@ -33,7 +34,7 @@ from everturn.rules.recovery import (
 from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import OutTail, open_input, out_tail
-from everturn.server.services.results import internal_error
+from everturn.server.services.results import internal_error, shown_error
 from everturn.storage.ports.state import Run
 
 if TYPE_CHECKING:
@@ -60,27 +61,52 @@ class Recovery:
         return await self.recover_all(runs, reason="worker_gone", died=True)
 
     async def recover_all(self, runs: Iterable[Run], *, reason: RequeueReason, died: bool) -> int:
-        """Recover runs one after the other; how many."""
+        """Recover runs one after the other; how many.
+
+        Raises Unavailable, which is everybody's trouble. Any other failure is of one run alone,
+        and must not hold up those behind it.
+        """
         count = 0
         for run in runs:
-            await self.recover(run, reason=reason, died=died)
-            count += 1
+            try:
+                await self.recover(run, reason=reason, died=died)
+            except Unavailable:
+                raise
+            except EverturnError as error:
+                log.error("run.not_recovered", extra={"run_id": run.id, "error": error.code})
+            else:
+                count += 1
         return count
 
     async def interrupted(self, run: Run, outcome: RunOutcome) -> None:
         """A worker gave up a run by itself: a drain, or a lease it could not renew.
 
-        The cursor it reports is what it has committed, so it counts as the session's.
+        The cursor it reports is what it has committed, so it counts as the session's. An attempt
+        that says what kept it from going on counts as a death: what it could not do, the next
+        may not be able to do either, and that must end (rulings §1.8).
         """
         if run.session_id is not None and outcome.cursor is not None:
             await self._services.state.set_cursor(
                 run.session_id, InputCursor(outcome.cursor, frozenset(outcome.decided))
             )
-        await self.recover(run, reason="drained", died=False)
+        if outcome.error is None:
+            await self.recover(run, reason="drained", died=False)
+        else:
+            why = shown_error(outcome.error)["message"]
+            await self.recover(run, reason="gave_up", died=True, why=why)
 
-    async def recover(self, run: Run, *, reason: RequeueReason, died: bool) -> None:
-        """Decide what becomes of a run whose holder is gone, and carry it out."""
-        facts = await self._facts(run, died)
+    async def recover(
+        self, run: Run, *, reason: RequeueReason, died: bool, why: str = "its process died"
+    ) -> None:
+        """Decide what becomes of a run whose holder is gone, and carry it out.
+
+        `why` is what the run says when it is ended for that: `… 3 times in a row` follows.
+        """
+        try:
+            facts = await self._facts(run, died)
+        except StorageCorrupt as error:
+            await self._broken(run, error)
+            return
         verdict = decide_lost(facts)
         match verdict:
             case Finalise():
@@ -94,9 +120,7 @@ class Recovery:
                 ended = await self._services.finishing.end(
                     run,
                     RunEvent.CRASH,
-                    error=internal_error(
-                        "TASK_RUN_CRASHED", f"its process died {deaths} times in a row"
-                    ),
+                    error=internal_error("TASK_RUN_CRASHED", f"{why} {deaths} times in a row"),
                 )
                 changed = ended is not None
             case _:
@@ -113,6 +137,24 @@ class Recovery:
                 },
             )
             self._services.links.lost(run)
+
+    async def _broken(self, run: Run, error: StorageCorrupt) -> None:
+        """End a run whose session's log cannot be read back: no attempt could read it either.
+
+        Its session stays unsettled, and a sweep tries again: the log may be restored.
+        """
+        log.error("run.log_corrupt", extra={"run_id": run.id, "reason": error.message})
+        parked = run.state in (RunState.SUSPENDED, RunState.RESUMING)
+        try:
+            await self._services.finishing.end(
+                run,
+                RunEvent.COMPLETE if parked else RunEvent.BREAK,
+                error=None if parked else internal_error("STORAGE_CORRUPT", error.message),
+                only_from=frozenset({run.state}),
+            )
+        except StorageCorrupt:
+            log.error("run.unsettled", extra={"run_id": run.id, "error": error.code})
+        self._services.links.lost(run)
 
     async def _facts(self, run: Run, died: bool) -> LostRun:
         state = self._services.state

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from everturn.protocol.runs import RunResult
+from everturn.rules import durations
 from everturn.rules.run_states import FINAL, RunState, public_status
 from everturn.storage.ports.state import Run
 
@@ -67,6 +68,7 @@ def run_item(run: Run, now_ms: int, *, version_known: bool = True) -> dict[str, 
         "expiredAt": _iso_or_none(run.finished_at_ms if status == "EXPIRED" else None),
         "idempotencyKey": _shown_key(run),
         "version": run.version,
+        "ttl": None if run.ttl_ms is None else durations.written(run.ttl_ms // 1000),
         "batchId": run.batch_id,
     }
     view.update({name: value for name, value in optional.items() if value is not None})

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from everturn.errors import InvalidRequest, TaskNotFound, Unprocessable
 from everturn.rules.run_states import FINAL, RunEvent
 from everturn.server.services import trigger_options as given
 from everturn.server.services.results import internal_error
-from everturn.storage.ports.state import Environment, NewRun, Run
+from everturn.storage.ports.state import Environment, NewRun, Run, TaskVersion
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
@@ -42,6 +44,7 @@ class Runs:
         *,
         request_key: str | None = None,
         token_otu: str | None = None,
+        token_expires_ms: int | None = None,
         parent: Run | None = None,
         batch: tuple[Batch, int] | None = None,
     ) -> tuple[Run, bool]:
@@ -52,6 +55,7 @@ class Runs:
             body: the JSON body of wire-protocol §9.1.
             request_key: of one call over its retries; a repeat answers the first run.
             token_otu: digest of a one-time-use token: it may start one run.
+            token_expires_ms: when that token ends; until then its run is remembered.
             parent: the run this is a child of; else `options.parentRunId` names one.
             batch: the batch this is an item of, and its index there. The batch says who the
                 parent is and whether it waits.
@@ -73,16 +77,13 @@ class Runs:
             parent = await self._parent(environment_id, parsed.options.parent_run_id)
         if token_otu is not None:
             request_key = f"otu:{token_otu}"
-        new = self._new_run(
-            environment_id, task_id, task.queue or None, parsed, parent, request_key, batch
-        )
+            await self._check_unused(environment_id, task_id, request_key)
+        new = self._new_run(environment_id, task, parsed, parent, request_key, batch)
+        if token_otu is not None:
+            new = msgspec.structs.replace(new, request_expires_ms=token_expires_ms)
         run, created = await self._services.state.create_run(
             environment_id, new, now_ms=self._services.clock.now_ms()
         )
-        if not created and token_otu is not None:
-            raise Unprocessable(
-                f"Cannot trigger {task_id} with a one-time use token as it has already been used."
-            )
         if created:
             log.info("run.triggered", extra={"run_id": run.id, "task_id": task_id})
         # Also for a repeat: the wake-up of the first call may have been lost with its server.
@@ -168,6 +169,19 @@ class Runs:
 
     # --- parts -------------------------------------------------------------------------------
 
+    async def _check_unused(self, environment_id: str, task_id: str, request_key: str) -> None:
+        """Raise Unprocessable when a one-time token was used.
+
+        Looked at before the run is made, because a first use may well be answered with a run that
+        is there: by an idempotency key, or debounced. Two uses at once get the same run.
+        """
+        now_ms = self._services.clock.now_ms()
+        state = self._services.state
+        if await state.run_by_request(environment_id, request_key, now_ms=now_ms) is not None:
+            raise Unprocessable(
+                f"Cannot trigger {task_id} with a one-time use token as it has already been used."
+            )
+
     async def _parent(self, environment_id: str, run_id: str | None) -> Run | None:
         if run_id is None:
             return None
@@ -179,8 +193,7 @@ class Runs:
     def _new_run(
         self,
         environment_id: str,
-        task_id: str,
-        declared_queue: str | None,
+        task: TaskVersion,
         body: given.TriggerBody,
         parent: Run | None,
         request_key: str | None,
@@ -200,10 +213,10 @@ class Runs:
         place_ms = None if batch is None else batch[0].created_at_ms + batch[1]
         return NewRun(
             id=self._services.ids.new("run"),
-            task_id=task_id,
+            task_id=task.task_id,
             payload=payload,
             payload_type=payload_type,
-            queue=given.queue_of(options) or declared_queue or f"task/{task_id}",
+            queue=given.queue_of(options) or task.queue or f"task/{task.task_id}",
             concurrency_key=None if key is None else str(key),
             priority_ms=round((options.priority or 0) * 1000),
             not_before_ms=given.start_of(options, now_ms),
@@ -221,6 +234,8 @@ class Runs:
             idempotency_expires_ms=given.key_expiry(options, now_ms),
             idempotency_options=options.idempotency_key_options,
             request_key=request_key,
+            ttl_ms=given.ttl_of(options, task.config.get("ttl")),
+            debounce=given.debounce_of(options),
             parent_run_id=parent.id if parent is not None else None,
             root_run_id=(parent.root_run_id or parent.id) if parent is not None else None,
             depth=parent.depth + 1 if parent is not None else 0,

@@ -1,4 +1,4 @@
-"""Snapshots: one object per session, reached through links that the server signs itself.
+"""Snapshots: the history of a session as one document, behind links the server signs itself.
 
 The original hands out links to an object store (wire-protocol §4.9). Here the link leads back to
 this server, whatever store is behind it: it names session, verb and expiry, and carries an HMAC
@@ -12,8 +12,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final, Literal
 
-from everturn.errors import NotAllowed, TooLarge
-from everturn.rules import limits
+from everturn.errors import NotAllowed, SessionNotFound
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
@@ -24,32 +23,34 @@ LINK_S: Final = 3600
 Verb = Literal["GET", "PUT"]
 
 
-def object_name(environment_id: str, session_id: str) -> str:
-    """What a session's snapshot is stored under."""
-    return f"{environment_id}/sessions/{session_id}/snapshot.json"
-
-
 class Snapshots:
-    """Reads and writes snapshots; signs links to them."""
+    """Reads and writes whole histories; signs links to them."""
 
     def __init__(self, services: Services, master_key: bytes) -> None:
         self._services = services
         self._key = hmac.digest(master_key, b"snapshot links", "sha256")
 
     async def get(self, environment_id: str, session_id: str) -> bytes | None:
-        """The stored snapshot, None when there is none. `session_id` is the `session_…` form."""
-        return await self._services.objects.get(object_name(environment_id, session_id))
+        """The stored history as one document, None when there is none.
+
+        Raises SessionNotFound.
+        """
+        session = await self._session(environment_id, session_id)
+        return (await self._services.histories.read(session)).data
 
     async def put(self, environment_id: str, session_id: str, data: bytes) -> None:
-        """Store a snapshot; durable before it returns. Raises TooLarge past 64 MiB."""
-        if len(data) > limits.SNAPSHOT_BODY_BYTES_MAX:
-            raise TooLarge(
-                f"the snapshot is {len(data)} bytes, at most {limits.SNAPSHOT_BODY_BYTES_MAX}",
-                what="snapshot",
-                bytes=len(data),
-                bytes_max=limits.SNAPSHOT_BODY_BYTES_MAX,
-            )
-        await self._services.objects.put(object_name(environment_id, session_id), data)
+        """Store a document in place of the history; durable before it returns.
+
+        Raises SessionNotFound, and TooLarge past 64 MiB.
+        """
+        session = await self._session(environment_id, session_id)
+        await self._services.histories.rewrite(session, data)
+
+    async def _session(self, environment_id: str, session_id: str) -> Session:
+        session = await self._services.state.session(environment_id, session_id)
+        if session is None:
+            raise SessionNotFound(f"there is no session {session_id}")
+        return session
 
     def link(self, session: Session, verb: Verb) -> str:
         """A URL that opens this session's snapshot for one verb, for an hour."""

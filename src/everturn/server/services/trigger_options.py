@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from everturn.errors import InvalidRequest, TooLarge, Unprocessable
 from everturn.rules import durations, limits
+from everturn.storage.ports.debouncing import Debounce
 
 #: The type of a payload that is the name of a packet (wire-protocol §11).
 STORED: Final = "application/store"
@@ -21,6 +22,13 @@ _DURATION_S_MIN: Final = 5
 
 class QueueOption(msgspec.Struct, frozen=True):
     name: str
+
+
+class DebounceOption(msgspec.Struct, frozen=True, rename="camel"):
+    key: str
+    delay: str
+    mode: Literal["leading", "trailing"] = "leading"
+    max_delay: str | None = None
 
 
 class TriggerOptions(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -37,6 +45,8 @@ class TriggerOptions(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     max_duration: int | None = None
     machine: str | None = None
     priority: float | None = None
+    ttl: str | int | float | None = None
+    debounce: DebounceOption | None = None
     tags: list[str] | str | None = None
     metadata: Any = None
     metadata_type: str | None = None
@@ -76,7 +86,19 @@ def parse_body(body: Mapping[str, Any]) -> TriggerBody:
         raise Unprocessable("maxAttempts is at least 1")
     if options.max_duration is not None and options.max_duration < _DURATION_S_MIN:
         raise Unprocessable(f"maxDuration is at least {_DURATION_S_MIN} seconds")
+    _check_numbers(options)
     return parsed
+
+
+def _check_numbers(options: TriggerOptions) -> None:
+    """What an engine cannot hold is refused here, where it can be said which number it was."""
+    for name, value in (
+        ("maxAttempts", options.max_attempts),
+        ("maxDuration", options.max_duration),
+        ("priority", options.priority),
+    ):
+        if value is not None and not abs(value) <= limits.OPTION_NUMBER_MAX:
+            raise Unprocessable(f"{name} is at most {limits.OPTION_NUMBER_MAX}")
 
 
 def payload_of(body: TriggerBody) -> tuple[bytes, str]:
@@ -149,7 +171,53 @@ def queue_of(options: TriggerOptions) -> str | None:
 
 def start_of(options: TriggerOptions, now_ms: int) -> int | None:
     """When a delayed run may start, epoch ms; None for at once and for dates in the past."""
+    debounce = debounce_of(options)
+    if debounce is not None:
+        return now_ms + debounce.delay_ms
     return moment_of(options.delay, now_ms, "delay")
+
+
+def debounce_of(options: TriggerOptions) -> Debounce | None:
+    """How the trigger is debounced. Raises Unprocessable, naming what is wrong."""
+    given = options.debounce
+    if given is None:
+        return None
+    if not 1 <= len(given.key) <= limits.DEBOUNCE_KEY_CHARS_MAX:
+        raise Unprocessable(
+            f"debounce.key has {len(given.key)} characters, "
+            f"1 to {limits.DEBOUNCE_KEY_CHARS_MAX} are allowed"
+        )
+    latest_ms = None
+    if given.max_delay is not None:
+        latest_ms = _duration_ms(given.max_delay, "debounce.maxDelay")
+    return Debounce(
+        key=given.key,
+        delay_ms=_duration_ms(given.delay, "debounce.delay"),
+        trailing=given.mode == "trailing",
+        delay_ms_max=latest_ms,
+    )
+
+
+def ttl_of(options: TriggerOptions, declared: object) -> int | None:
+    """How long a run may wait for its first start, in ms; None: for ever.
+
+    The trigger's word wins over the task's `declared` one; 0 means for ever (tasks-and-runs §4.5).
+    Raises Unprocessable for what is no duration.
+    """
+    value = options.ttl if options.ttl is not None else declared
+    if not isinstance(value, str | int | float):
+        return None
+    return _duration_ms(value, "ttl", least_ms=0) or None
+
+
+def _duration_ms(value: str | int | float, what: str, *, least_ms: int = 1) -> int:
+    try:
+        found_ms = round(durations.parse(value) * 1000)
+    except InvalidRequest as error:
+        raise Unprocessable(f"Invalid {what} {value!r}") from error
+    if found_ms < least_ms:
+        raise Unprocessable(f"Invalid {what} {value!r}: it must be longer than nothing")
+    return found_ms
 
 
 def moment_of(value: str | int | float | None, now_ms: int, what: str) -> int | None:
@@ -189,6 +257,6 @@ def _date_ms(value: str | int | float) -> int | None:
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True

@@ -15,7 +15,7 @@ import anyio
 
 from everturn.errors import EverturnError
 from everturn.rules import limits
-from everturn.server.sweeps import inputs, relatives, runs, timers
+from everturn.server.sweeps import inputs, relatives, retention, runs, timers
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
@@ -38,12 +38,16 @@ OFTEN: Final[Mapping[str, Sweep]] = {
     "orphaned_runs": runs.orphaned,
     "unchecked_sessions": runs.unchecked,
     "stranded_versions": runs.stranded,
+    "expired_runs": runs.expired,
     "overdue_runs": runs.overdue,
     "failed_run_checks": inputs.repeat_checks,
 }
 _SELDOM_S: Final = 600.0
 #: Every ten minutes.
-SELDOM: Final[Mapping[str, Sweep]] = {"input_trims": inputs.trim_all}
+SELDOM: Final[Mapping[str, Sweep]] = {
+    "input_trims": inputs.trim_all,
+    "old_rows": retention.forget_old,
+}
 
 
 async def run_sweeps(services: Services) -> None:

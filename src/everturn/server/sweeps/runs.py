@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
-from everturn.rules import limits
-from everturn.rules.leases import start_overdue_before
+from everturn.errors import EverturnError, Unavailable
+from everturn.rules import durations, limits
+from everturn.rules.leases import renewed_until, start_overdue_before
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.server.services.results import internal_error
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
 
+log = logging.getLogger("everturn.sweeps")
+
 #: Rows looked after in one pass of one sweep.
 _ROWS_MAX: Final = 500
 
 
 async def expired_workers(services: Services) -> int:
-    """Workers whose lease ran out: their runs are given away (rulings §2.6)."""
-    expired = await services.state.expired_workers(now_ms=services.clock.now_ms())
-    for worker in expired:
+    """Workers whose lease ran out: their runs are given away (rulings §2.6).
+
+    Not those whose lease holds by our stopwatch: then the clock was set forward, and giving all
+    runs away at once would interrupt every answer there is.
+    """
+    now_ms = services.clock.now_ms()
+    given_away = 0
+    for worker in await services.state.expired_workers(now_ms=now_ms):
+        if services.links.lease_holds(worker.id):
+            await services.state.renew_worker(worker.id, lease_until_ms=renewed_until(now_ms))
+            continue
         services.links.close(worker.id)
         await services.recovery.worker_gone(worker.id)
-    return len(expired)
+        given_away += 1
+    return given_away
 
 
 async def expect_workers(services: Services) -> int:
@@ -42,8 +55,10 @@ async def expect_workers(services: Services) -> int:
 
 async def unstarted(services: Services) -> int:
     """Claims that no worker confirmed in time go back to their queue."""
-    before_ms = start_overdue_before(services.clock.now_ms())
-    runs = await services.state.unstarted_runs(claimed_before_ms=before_ms)
+    now_ms = services.clock.now_ms()
+    runs = await services.state.unstarted_runs(
+        claimed_before_ms=start_overdue_before(now_ms), now_ms=now_ms
+    )
     return await services.recovery.recover_all(runs[:_ROWS_MAX], reason="unstarted", died=False)
 
 
@@ -55,14 +70,23 @@ async def orphaned(services: Services) -> int:
 
 async def unchecked(services: Services) -> int:
     """Sessions whose run ended, and whose ending was not settled (rulings §1.9, §1.10)."""
-    sessions = await services.state.unchecked_sessions(limit=_ROWS_MAX)
-    for session in sessions:
+    settled = 0
+    for session in await services.state.unchecked_sessions(limit=_ROWS_MAX):
         if session.current_run_id is None:
             continue
         run = await services.state.run(session.environment_id, session.current_run_id)
-        if run is not None:
+        if run is None:
+            continue
+        try:
             await services.finishing.settle(run)
-    return len(sessions)
+        except Unavailable:
+            raise
+        except EverturnError as error:
+            # Of this session alone, whose log cannot be read: the others are looked after.
+            log.error("session.unsettled", extra={"session_id": session.id, "error": error.code})
+        else:
+            settled += 1
+    return settled
 
 
 async def stranded(services: Services) -> int:
@@ -78,6 +102,25 @@ async def stranded(services: Services) -> int:
         )
         moved += ended is not None
     return moved
+
+
+async def expired(services: Services) -> int:
+    """Runs that nobody claimed within their time to live (tasks-and-runs §4.5)."""
+    ended = 0
+    now_ms = services.clock.now_ms()
+    for run in await services.state.expired_runs(now_ms=now_ms, limit=_ROWS_MAX):
+        ttl = durations.written((run.ttl_ms or 0) // 1000)
+        gone = await services.finishing.end(
+            run,
+            RunEvent.EXPIRE,
+            error={
+                "type": "STRING_ERROR",
+                "raw": f"Run expired because the TTL ({ttl}) was reached",
+            },
+            only_from=frozenset({RunState.QUEUED}),
+        )
+        ended += gone is not None
+    return ended
 
 
 async def overdue(services: Services) -> int:

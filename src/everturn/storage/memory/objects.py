@@ -20,3 +20,7 @@ class MemoryObjects:
     async def delete(self, name: str) -> None:
         """Forget; no error when there is nothing."""
         self._blobs.pop(name, None)
+
+    def names(self) -> list[str]:
+        """The names that hold something, in order: for whoever looks at what is left behind."""
+        return sorted(self._blobs)

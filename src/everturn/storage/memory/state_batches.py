@@ -54,4 +54,5 @@ class Batches(Tables):
     async def batch_runs(self, environment_id: str, batch_id: str) -> Sequence[Run]:
         if await self.batch(environment_id, batch_id) is None:
             return ()
-        return tuple(self._runs[run_id] for _, run_id in await self.batch_items(batch_id))
+        items = await self.batch_items(batch_id)
+        return tuple(self._runs[run_id] for _, run_id in items if run_id in self._runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from everturn.rules import limits
 from everturn.rules.run_states import RESIDENT, RunEvent, RunState, next_state
 from everturn.storage.memory.state_tables import changed
 from everturn.storage.memory.state_workers import Workers
@@ -103,12 +104,21 @@ class Claims(Workers):
         times += [token.timeout_at_ms for token in tokens if token.completed_at_ms is None]
         return min((time for time in times if time is not None), default=None)
 
-    async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:
+    async def expired_runs(self, *, now_ms: int, limit: int) -> Sequence[Run]:
+        self._check_open()
+        expired = [
+            (run.expire_at_ms, run.id, run)
+            for run in self._in_states(RunState.QUEUED)
+            if run.attempt == 0 and run.expire_at_ms is not None and run.expire_at_ms <= now_ms
+        ]
+        return tuple(run for _, _, run in sorted(expired, key=lambda entry: entry[:2])[:limit])
+
+    async def unstarted_runs(self, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:
         self._check_open()
         return tuple(
             run
             for run in self._in_states(RunState.CLAIMED)
-            if self._since[run.id] <= claimed_before_ms
+            if self._is_old(run, claimed_before_ms, now_ms)
         )
 
     async def orphaned_runs(self) -> Sequence[Run]:
@@ -125,11 +135,16 @@ class Claims(Workers):
         for run in self._in_states(RunState.QUEUED):
             if run.session_id is None or run.version is None:
                 continue
-            if self._since[run.id] <= queued_before_ms:
+            if self._is_old(run, queued_before_ms, now_ms):
                 serving = self._serving(run.environment_id, run.task_id, now_ms=now_ms)
                 if serving and run.version not in serving:
                     found.append(run)
         return tuple(found)
+
+    def _is_old(self, run: Run, before_ms: int, now_ms: int) -> bool:
+        """Whether its state began by `before_ms`, or before the clock was set back."""
+        since_ms = self._since[run.id]
+        return since_ms <= before_ms or since_ms > now_ms + limits.CLOCK_AHEAD_MS
 
     async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
         self._check_open()

@@ -16,7 +16,16 @@ from everturn.rules.run_states import (
     next_state,
 )
 from everturn.storage.memory.state_tables import Tables, changed, page_of
-from everturn.storage.ports.state import NewRun, Page, Run, RunFilter, Wait, is_delayed
+from everturn.storage.ports.debouncing import expiry_ms, pushed
+from everturn.storage.ports.state import (
+    NewRun,
+    Page,
+    Run,
+    RunFilter,
+    Wait,
+    check_streams,
+    is_delayed,
+)
 
 #: The scope of keys of one HTTP call; an idempotency key has its task for a scope.
 REQUEST = "request"
@@ -26,7 +35,7 @@ def run_keys(environment_id: str, new: NewRun) -> list[tuple[tuple[str, str, str
     """The keys that would find this run again, each with the time it is free from."""
     keys: list[tuple[tuple[str, str, str], int | None]] = []
     if new.request_key is not None:
-        keys.append(((environment_id, REQUEST, new.request_key), None))
+        keys.append(((environment_id, REQUEST, new.request_key), new.request_expires_ms))
     if new.idempotency_key is not None:
         scope = f"task:{new.task_id}"
         keys.append(((environment_id, scope, new.idempotency_key), new.idempotency_expires_ms))
@@ -41,14 +50,31 @@ class Runs(Tables):
     ) -> tuple[Run, bool]:
         self._check_open()
         keys = run_keys(environment_id, new)
-        for key, _ in keys:
+        for place, (key, _) in enumerate(keys):
             found = self._run_of_key(key, now_ms=now_ms)
             if found is not None:
+                for before, expires_ms in keys[:place]:
+                    self._run_keys[before] = (found.id, expires_ms)
                 return found, False
-        run = self._insert_run(environment_id, new, now_ms=now_ms)
+        moved = self._debounced(environment_id, new, now_ms=now_ms)
+        run = moved or self._insert_run(environment_id, new, now_ms=now_ms)
         for key, expires_ms in keys:
             self._run_keys[key] = (run.id, expires_ms)
-        return run, True
+        return run, moved is None
+
+    def _debounced(self, environment_id: str, new: NewRun, *, now_ms: int) -> Run | None:
+        """The delayed run of the call's key, moved; else the key is the new run's, and None."""
+        if new.debounce is None:
+            return None
+        key = (environment_id, f"debounce:{new.task_id}", new.debounce.key)
+        run = self._runs.get(self._run_keys.get(key, ("", None))[0])
+        changes = None if run is None else pushed(run, new, now_ms=now_ms)
+        if run is None or changes is None:
+            self._run_keys[key] = (new.id, None)
+            return None
+        run = changed(run, updated_at_ms=now_ms, **changes)
+        self._put_run(run, now_ms=now_ms)
+        return run
 
     def _run_of_key(self, key: tuple[str, str, str], *, now_ms: int) -> Run | None:
         run_id, expires_ms = self._run_keys.get(key, ("", None))
@@ -58,6 +84,12 @@ class Runs(Tables):
         # A request key belongs to one HTTP call over its retries, however its run ended.
         freed = key[1] != REQUEST and run.state in KEY_FREEING
         return None if freed else run
+
+    async def run_by_request(
+        self, environment_id: str, request_key: str, *, now_ms: int
+    ) -> Run | None:
+        self._check_open()
+        return self._run_of_key((environment_id, REQUEST, request_key), now_ms=now_ms)
 
     async def release_key(self, environment_id: str, task_id: str, key: str) -> bool:
         self._check_open()
@@ -71,7 +103,12 @@ class Runs(Tables):
             return None
         if run.not_before_ms is None or run.not_before_ms <= now_ms:
             return None
-        run = changed(run, not_before_ms=not_before_ms, updated_at_ms=now_ms)
+        run = changed(
+            run,
+            not_before_ms=not_before_ms,
+            expire_at_ms=expiry_ms(run.ttl_ms, not_before_ms),
+            updated_at_ms=now_ms,
+        )
         self._put_run(run, now_ms=now_ms)
         return run
 
@@ -273,6 +310,17 @@ class Runs(Tables):
                 tags_max=limits.RUN_TAGS_MAX,
             )
         run = changed(run, tags=union, updated_at_ms=now_ms)
+        self._put_run(run, now_ms=now_ms)
+        return run
+
+    async def note_stream(
+        self, environment_id: str, run_id: str, stream: str, *, now_ms: int
+    ) -> Run | None:
+        run = await self.run(environment_id, run_id)
+        if run is None or stream in run.streams:
+            return run
+        check_streams(run)
+        run = changed(run, streams=(*run.streams, stream), updated_at_ms=now_ms)
         self._put_run(run, now_ms=now_ms)
         return run
 

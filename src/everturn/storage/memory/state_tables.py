@@ -17,6 +17,7 @@ from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import FINAL, SLOTTED, RunEvent, RunState, sources
 from everturn.storage.ports.batches import Batch
+from everturn.storage.ports.retention import PacketName
 from everturn.storage.ports.state import (
     ApiKey,
     Environment,
@@ -76,6 +77,11 @@ class Tables:
         self._batch_keys: dict[tuple[str, str], str] = {}
         #: batch id -> index -> run id
         self._batch_items: dict[str, dict[int, str]] = {}
+
+        #: When a chore may be done again.
+        self._chores: dict[str, int] = {}
+        #: (environment, name) -> when it was noted.
+        self._packets: dict[PacketName, int] = {}
 
     def _check_open(self) -> None:
         if self._closed:

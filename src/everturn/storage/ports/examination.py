@@ -22,7 +22,8 @@ class StreamFindings(NamedTuple):
     * `records`: those that were read and are whole.
     * `tails`: the number the next record of each channel will get.
     * `newest_ms`: the timestamp of the newest record, 0 for an empty store.
-    * `in_use`: another process, a server, has the store open.
+    * `in_use`: another process, a server, has the store open; `holder` is its pid where the
+      system tells.
     """
 
     damage: tuple[str, ...]
@@ -31,6 +32,7 @@ class StreamFindings(NamedTuple):
     tails: dict[ChannelName, int]
     newest_ms: int
     in_use: bool
+    holder: int | None = None
 
 
 class Committed(NamedTuple):

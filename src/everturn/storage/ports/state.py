@@ -17,9 +17,13 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from everturn.errors import Unprocessable
 from everturn.protocol.records import InputCursor
+from everturn.rules import limits
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.ports.batches import BatchStore
+from everturn.storage.ports.debouncing import Debounce, expiry_ms
+from everturn.storage.ports.retention import RetentionStore
 from everturn.storage.ports.waitpoints import WaitpointStore
 
 T = TypeVar("T")
@@ -128,6 +132,11 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_options: Mapping[str, Any] | None = None
     #: Of one HTTP call over its retries: a second create with it answers the first run.
     request_key: str | None = None
+    #: Until when the request key finds the run; None: as long as the run is kept.
+    request_expires_ms: int | None = None
+    #: How long it may wait for its first start, counted from the end of its delay.
+    ttl_ms: int | None = None
+    debounce: Debounce | None = None
     parent_run_id: str | None = None
     root_run_id: str | None = None
     depth: int = 0
@@ -181,6 +190,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     trigger_function: str = "trigger"
     batch_id: str | None = None
     is_test: bool = False
+    ttl_ms: int | None = None
+    #: When it expires if nobody has claimed it by then.
+    expire_at_ms: int | None = None
+    #: Names of its streams, in the order of their first values (`services/run_streams.py`).
+    streams: tuple[str, ...] = ()
     started_at_ms: int | None = None
     executed_at_ms: int | None = None
     finished_at_ms: int | None = None
@@ -220,6 +234,8 @@ def queued_run(environment_id: str, new: NewRun, *, now_ms: int) -> Run:
         trigger_function=new.trigger_function,
         batch_id=new.batch_id,
         is_test=new.is_test,
+        ttl_ms=new.ttl_ms,
+        expire_at_ms=expiry_ms(new.ttl_ms, max(now_ms, new.not_before_ms or 0)),
     )
 
 
@@ -294,6 +310,15 @@ def is_delayed(run: Run, at_ms: int) -> bool:
     return run.attempt == 0 and run.not_before_ms is not None and run.not_before_ms > at_ms
 
 
+def check_streams(run: Run) -> None:
+    """Raise Unprocessable when a run has as many streams as it may."""
+    if len(run.streams) >= limits.RUN_STREAMS_MAX:
+        raise Unprocessable(
+            f"a run has at most {limits.RUN_STREAMS_MAX} streams",
+            streams_max=limits.RUN_STREAMS_MAX,
+        )
+
+
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Newest first. A cursor is the id of a boundary row, or None where the list ends."""
 
@@ -307,8 +332,9 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 MakeRun = Callable[[Session, str | None], NewRun]
 
 
-class StateStore(WaitpointStore, BatchStore, Protocol):
-    """Sessions, runs, queues, workers and keys, and what `waitpoints.py` and `batches.py` add.
+class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
+    """Sessions, runs, queues, workers and keys, and what `waitpoints.py`, `batches.py` and
+    `retention.py` add.
 
     Any call may raise Unavailable.
     """
@@ -481,8 +507,17 @@ class StateStore(WaitpointStore, BatchStore, Protocol):
         """Queue a run; `(run, False)` when an idempotency or request key found an earlier one.
 
         A key is free again when its time is over or its run ended FAILED, CRASHED,
-        SYSTEM_FAILURE, EXPIRED or TIMED_OUT (tasks-and-runs §9).
+        SYSTEM_FAILURE, EXPIRED or TIMED_OUT (tasks-and-runs §9). `(run, False)` also when the
+        call was debounced: the run is the delayed one of that key, moved by `debouncing.pushed`.
+        Calls that race for a new key make one run. Whichever run is answered, a repeat of the
+        call (its request key) is answered with it too.
         """
+        ...
+
+    async def run_by_request(
+        self, environment_id: str, request_key: str, *, now_ms: int
+    ) -> Run | None:
+        """The run that a call with this request key was answered with, while that is kept."""
         ...
 
     async def release_key(self, environment_id: str, task_id: str, key: str) -> bool:
@@ -606,8 +641,9 @@ class StateStore(WaitpointStore, BatchStore, Protocol):
         `timeout_at_ms` of a token that is not completed."""
         ...
 
-    async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:
-        """CLAIMED longer than they may be."""
+    async def unstarted_runs(self, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:
+        """CLAIMED longer than they may be, or further ahead of `now_ms` than
+        limits.CLOCK_AHEAD_MS: the clock was set back since, and nobody knows how long."""
         ...
 
     async def orphaned_runs(self) -> Sequence[Run]:
@@ -617,7 +653,11 @@ class StateStore(WaitpointStore, BatchStore, Protocol):
 
     async def stranded_runs(self, *, queued_before_ms: int, now_ms: int) -> Sequence[Run]:
         """QUEUED session runs pinned to a version that no live worker serves, while another
-        version of their task has one (rulings §1.19)."""
+        version of their task has one (rulings §1.19). A time ahead of `now_ms` counts as above."""
+        ...
+
+    async def expired_runs(self, *, now_ms: int, limit: int) -> Sequence[Run]:
+        """QUEUED runs that were never claimed and whose `expire_at_ms` has passed, oldest first."""
         ...
 
     async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
@@ -639,6 +679,15 @@ class StateStore(WaitpointStore, BatchStore, Protocol):
         self, environment_id: str, run_id: str, tags: Sequence[str], *, now_ms: int
     ) -> Run | None:
         """Union, in order. Raises Unprocessable past limits.RUN_TAGS_MAX; nothing changes then."""
+        ...
+
+    async def note_stream(
+        self, environment_id: str, run_id: str, stream: str, *, now_ms: int
+    ) -> Run | None:
+        """A stream of the run gets its first value. A repeat changes nothing.
+
+        Raises Unprocessable past limits.RUN_STREAMS_MAX streams; nothing changes then.
+        """
         ...
 
     # --- the journal -------------------------------------------------------------------------

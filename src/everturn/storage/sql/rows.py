@@ -108,6 +108,7 @@ def run_of(row: Row[Any]) -> Run:
     values["state"] = RunState(values["state"])
     values["concurrency_key"] = values["concurrency_key"] or None
     values["tags"] = unpacked_tags(values["tags"])
+    values["streams"] = unpacked_tags(values["streams"])
     for name in ("error", "idempotency_options"):
         if values[name] is not None:
             values[name] = _decode(values[name])
@@ -118,6 +119,7 @@ _PLAIN = frozenset(Run.__struct_fields__) - {
     "state",
     "concurrency_key",
     "tags",
+    "streams",
     "error",
     "idempotency_options",
     "wait",
@@ -132,6 +134,7 @@ def run_values(run: Run) -> Values:
     values["place_ms"] = run.queued_at_ms - run.priority_ms
     values["concurrency_key"] = run.concurrency_key or ""
     values["tags"] = packed(run.tags)
+    values["streams"] = packed(run.streams)
     values["idempotency_options"] = optional(run.idempotency_options)
     return values
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 from everturn.errors import Unprocessable
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
-from everturn.storage.ports.state import Page, Run, RunFilter
+from everturn.storage.ports.state import Page, Run, RunFilter, check_streams
 from everturn.storage.sql.pages import page_of
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.runs import lock_run, save, set_tags
@@ -115,6 +115,18 @@ def add_tags(
         )
     set_tags(tx, run.id, tags)
     return save(tx, run, now_ms=now_ms, tags=union)
+
+
+def note_stream(
+    tx: Tx, environment_id: str, run_id: str, stream: str, *, now_ms: int
+) -> Run | None:
+    run = lock_run(tx, run_id)
+    if run is None or run.environment_id != environment_id:
+        return None
+    if stream in run.streams:
+        return run
+    check_streams(run)
+    return save(tx, run, now_ms=now_ms, streams=(*run.streams, stream))
 
 
 def journal(tx: Tx, run_id: str) -> Sequence[tuple[int, str, bytes]]:

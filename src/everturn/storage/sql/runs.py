@@ -16,6 +16,7 @@ from sqlalchemy import Select, bindparam, delete, select, update
 
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import KEY_FREEING, RunEvent, RunState, next_state, sources
+from everturn.storage.ports.debouncing import expiry_ms, pushed
 from everturn.storage.ports.state import NewRun, Run, Wait, queued_run
 from everturn.storage.sql.cursors import advance_cursor
 from everturn.storage.sql.rows import optional, packed, run_of, run_values, wait_values
@@ -26,24 +27,25 @@ from everturn.storage.sql.transaction import Tx
 #: The scope of keys of one HTTP call; an idempotency key has its task for a scope.
 REQUEST = "request"
 
+#: Scope, key, and when it is free again.
+_Key = tuple[str, str, int | None]
+
 _BY_ID = select(runs).where(runs.c.id == bindparam("id_"))
 _BY_ID_LOCKED = _BY_ID.with_for_update()
 _INSERT = runs.insert().inline()
 _UPDATE = update(runs).where(runs.c.id == bindparam("id_"))
-_KEY_LOCKED = (
-    select(run_keys)
-    .where(
-        run_keys.c.environment_id == bindparam("environment_"),
-        run_keys.c.scope == bindparam("scope_"),
-        run_keys.c.key == bindparam("key_"),
-    )
-    .with_for_update()
+_KEY = select(run_keys).where(
+    run_keys.c.environment_id == bindparam("environment_"),
+    run_keys.c.scope == bindparam("scope_"),
+    run_keys.c.key == bindparam("key_"),
 )
+_KEY_LOCKED = _KEY.with_for_update()
 _DROP_KEY = delete(run_keys).where(
     run_keys.c.environment_id == bindparam("environment_"),
     run_keys.c.scope == bindparam("scope_"),
     run_keys.c.key == bindparam("key_"),
 )
+_DROP_TAGS = delete(run_tags).where(run_tags.c.run_id == bindparam("run_"))
 _DROP_JOURNAL = delete(journal).where(journal.c.run_id == bindparam("run_"))
 _CURRENT_LOCKED = (
     select(sessions.c.current_run_id).where(sessions.c.id == bindparam("id_")).with_for_update()
@@ -71,17 +73,58 @@ def set_tags(tx: Tx, run_id: str, tags: Sequence[str]) -> None:
 
 
 def create_run(tx: Tx, environment_id: str, new: NewRun, *, now_ms: int) -> tuple[Run, bool]:
-    for scope, key, expires_ms in _keys_of(new):
+    keys = _keys_of(new)
+    for place, (scope, key, expires_ms) in enumerate(keys):
         found = _take_key(tx, environment_id, scope, key, new.id, expires_ms, now_ms=now_ms)
         if found is not None:
+            _name(tx, environment_id, keys[:place], found.id)
             return found, False
-    return insert_run(tx, environment_id, new, now_ms=now_ms), True
+    moved = _debounced(tx, environment_id, new, now_ms=now_ms)
+    if moved is None:
+        return insert_run(tx, environment_id, new, now_ms=now_ms), True
+    _name(tx, environment_id, keys, moved.id)
+    return moved, False
 
 
-def _keys_of(new: NewRun) -> list[tuple[str, str, int | None]]:
-    keys: list[tuple[str, str, int | None]] = []
+def _name(tx: Tx, environment_id: str, keys: Sequence[_Key], run_id: str) -> None:
+    """Keys that were taken for a run that is not made name the one that is answered."""
+    for scope, key, expires_ms in keys:
+        row = {"environment_id": environment_id, "scope": scope, "key": key}
+        tx.upsert(run_keys, {**row, "run_id": run_id, "expires_ms": expires_ms})
+
+
+def run_by_request(tx: Tx, environment_id: str, request_key: str, *, now_ms: int) -> Run | None:
+    held = tx.row(_KEY, {"environment_": environment_id, "scope_": REQUEST, "key_": request_key})
+    if held is None or (held.expires_ms is not None and held.expires_ms <= now_ms):
+        return None
+    return find_run(tx, held.run_id)
+
+
+def _debounced(tx: Tx, environment_id: str, new: NewRun, *, now_ms: int) -> Run | None:
+    """The delayed run of the call's key, moved; else the key is the new run's, and None."""
+    if new.debounce is None:
+        return None
+    scope, key = f"debounce:{new.task_id}", new.debounce.key
+    row = {"environment_id": environment_id, "scope": scope, "key": key}
+    mine = {**row, "run_id": new.id, "expires_ms": None}
+    if tx.insert_new(run_keys, mine):
+        return None
+    held = tx.row(_KEY_LOCKED, {"environment_": environment_id, "scope_": scope, "key_": key})
+    run = None if held is None else lock_run(tx, held.run_id)
+    changes = None if run is None else pushed(run, new, now_ms=now_ms)
+    if run is None or changes is None:
+        tx.upsert(run_keys, mine)
+        return None
+    if "tags" in changes:
+        tx.change(_DROP_TAGS, {"run_": run.id})
+        set_tags(tx, run.id, new.tags)
+    return save(tx, run, now_ms=now_ms, **changes)
+
+
+def _keys_of(new: NewRun) -> list[_Key]:
+    keys: list[_Key] = []
     if new.request_key is not None:
-        keys.append((REQUEST, new.request_key, None))
+        keys.append((REQUEST, new.request_key, new.request_expires_ms))
     if new.idempotency_key is not None:
         keys.append((f"task:{new.task_id}", new.idempotency_key, new.idempotency_expires_ms))
     return keys
@@ -130,7 +173,8 @@ def reschedule_run(
         return None
     if found.not_before_ms is None or found.not_before_ms <= now_ms:
         return None
-    return save(tx, found, now_ms=now_ms, not_before_ms=not_before_ms)
+    expire_at_ms = expiry_ms(found.ttl_ms, not_before_ms)
+    return save(tx, found, now_ms=now_ms, not_before_ms=not_before_ms, expire_at_ms=expire_at_ms)
 
 
 def find_run(tx: Tx, run_id: str) -> Run | None:
@@ -174,8 +218,8 @@ def save(tx: Tx, run: Run, *, now_ms: int, **changes: Any) -> Run:
     for name, value in changes.items():
         if name == "wait":
             columns.update(wait_values(value))
-        elif name == "tags":
-            columns["tags"] = packed(value)
+        elif name in ("tags", "streams"):
+            columns[name] = packed(value)
         elif name == "error":
             columns["error"] = optional(value)
         elif name == "state":

@@ -20,12 +20,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from everturn.errors import ConfigurationError, Unavailable
-from everturn.storage.sql.sqlite_database import open_engine
+from everturn.storage.sql.sqlite_database import as_ours, open_engine
 from everturn.storage.sql.tables import alembic_version, metadata
 
 #: Every revision there is, oldest first. A database at one that is not here comes from a newer
 #: release.
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 HEAD: Final = REVISIONS[-1]
 
 SchemaState = Literal["current", "behind", "ahead", "empty"]
@@ -115,6 +115,8 @@ def _connection(url: URL) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
+        if url.drivername == "sqlite":
+            raise as_ours(error, str(file_of(url))) from error
         raise Unavailable(f"the state database failed: {error.orig}") from error
     finally:
         engine.dispose()

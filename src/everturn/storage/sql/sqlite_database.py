@@ -27,7 +27,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from everturn.errors import Unavailable
+from everturn.errors import EverturnError, StorageCorrupt, Unavailable
+from everturn.rules import limits
 from everturn.storage.sql.transaction import Settings, Tx
 
 P = ParamSpec("P")
@@ -37,6 +38,8 @@ R = TypeVar("R")
 BATCH_MAX: Final = 256
 #: Verbs that may wait for their turn, before callers are told to come back later.
 WAITING_MAX: Final = 10_000
+#: A file up to this size is looked through when it is opened: a tenth of a second.
+CHECKED_BYTES_MAX: Final = 64 * limits.MIB
 #: How long a lock of another process (a backup, a command) is waited for.
 BUSY_MS: Final = 5_000
 
@@ -88,6 +91,7 @@ class _Lane:
 
     def __init__(self, name: str, engine: Engine, settings: Settings, begin: str) -> None:
         self._begin = begin
+        self._path = engine.url.database or ""
         self._connection: Connection = engine.connect()
         driver = self._connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
@@ -143,7 +147,7 @@ class _Lane:
         except sqlite3.Error as error:
             self._roll_back()
             for job in jobs:
-                job.error = job.error or _unavailable(error)
+                job.error = job.error or as_ours(error, self._path)
 
     def _attempt(self, job: _Job[Any], *, alone: bool) -> None:
         if not alone:
@@ -152,7 +156,7 @@ class _Lane:
             job.result = job.verb(self._tx)
         # The error belongs to the caller, who waits for it in another thread.
         except Exception as error:
-            job.error = _unavailable(error) if isinstance(error, DBAPIError) else error
+            job.error = as_ours(error, self._path) if isinstance(error, DBAPIError) else error
             if alone:
                 self._driver.execute("ROLLBACK")
                 self._driver.execute("BEGIN")  # for the COMMIT that follows
@@ -184,11 +188,36 @@ def _answer_all(jobs: list[_Job[Any]]) -> None:
         job.answer()
 
 
-def _unavailable(error: Exception) -> Unavailable:
+def as_ours(error: Exception, path: str) -> EverturnError:
+    """What a caller should be told: a full disk and its like may pass, a broken file does not."""
     why = error.orig if isinstance(error, DBAPIError) else error
-    answer = Unavailable(f"the state database failed: {why}")
+    # Exactly this class is SQLite's word for a file that is damaged, or no database at all.
+    kind = StorageCorrupt if type(why) is sqlite3.DatabaseError else Unavailable
+    answer = kind(f"{path}: the state database failed: {why}", file=path)
     answer.__cause__ = error
     return answer
+
+
+def check_file(path: Path) -> None:
+    """Look for damage in a file that is small enough to be read through at every start.
+
+    Raises StorageCorrupt naming the file and the first place. What lies in a larger file shows
+    when it is met; `everturn doctor` looks at all of it.
+    """
+    if not path.exists() or path.stat().st_size > CHECKED_BYTES_MAX:
+        return
+    connection = sqlite3.connect(path)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            return  # Locked or unreadable: opening it says so.
+        found = str(error)
+    finally:
+        connection.close()
+    if found != "ok":
+        first = " ".join(str(found).split())
+        raise StorageCorrupt(f"{path}: the state database is damaged: {first}", file=str(path))
 
 
 class SqliteDatabase:

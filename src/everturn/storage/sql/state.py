@@ -6,7 +6,7 @@ and the two `*_database.py` how it is run. The promises are in `storage/ports/st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from anyio import to_thread
@@ -47,10 +47,12 @@ from everturn.storage.sql import (
     waitpoints,
     workers,
 )
+from everturn.storage.sql.state_details import SqlDetails
+from everturn.storage.sql.state_retention import SqlRetention
 from everturn.storage.sql.transaction import UNCOUNTED, Database, Settings
 
 
-class SqlState:
+class SqlState(SqlDetails, SqlRetention):
     """The state port on a SQL database. Made by `open`."""
 
     def __init__(self, database: Database) -> None:
@@ -81,18 +83,27 @@ class SqlState:
         Raises:
             ConfigurationError: the URL cannot be used; or the schema is not current and
                 `migrate` is False; or it belongs to a newer release.
+            StorageCorrupt: the file is damaged; names it and the place.
             Unavailable: the database cannot be reached.
         """
+        parsed = schema.parsed_url(url)
+        if parsed.drivername == "sqlite":
+            from everturn.storage.sql.sqlite_database import check_file
+
+            await to_thread.run_sync(check_file, schema.file_of(parsed))
         state = await to_thread.run_sync(schema.schema_state, url)
-        if state == "ahead" or (state != "current" and not migrate):
+        if state == "ahead":
             raise ConfigurationError(
-                f"the schema of the state database is {state}: "
-                + ("use the release that made it" if state == "ahead" else "run everturn migrate")
+                "the state database was made by a newer everturn: its schema is ahead of "
+                f"{schema.HEAD}, the newest this release knows. Upgrade everturn on this machine"
+            )
+        if state != "current" and not migrate:
+            raise ConfigurationError(
+                f"the schema of the state database is {state}: run everturn migrate"
             )
         if state != "current":
             await to_thread.run_sync(schema.migrate, url)
         settings = Settings(ids if ids is not None else RandomIds(), environment_limit)
-        parsed = schema.parsed_url(url)
         if parsed.drivername == "sqlite":
             from everturn.storage.sql.sqlite_database import SqliteDatabase
 
@@ -373,8 +384,10 @@ class SqlState:
     async def next_due_ms(self) -> int | None:
         return await self._db.read(sweeps.next_due_ms)
 
-    async def unstarted_runs(self, *, claimed_before_ms: int) -> Sequence[Run]:
-        return await self._db.read(sweeps.unstarted_runs, claimed_before_ms=claimed_before_ms)
+    async def unstarted_runs(self, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:
+        return await self._db.read(
+            sweeps.unstarted_runs, claimed_before_ms=claimed_before_ms, now_ms=now_ms
+        )
 
     async def orphaned_runs(self) -> Sequence[Run]:
         return await self._db.read(sweeps.orphaned_runs)
@@ -386,36 +399,6 @@ class SqlState:
 
     async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
         return await self._db.read(sweeps.overdue_runs, now_ms=now_ms)
-
-    async def set_metadata(
-        self,
-        environment_id: str,
-        run_id: str,
-        change: Callable[[bytes | None], bytes],
-        *,
-        now_ms: int,
-    ) -> Run | None:
-        return await self._db.write(
-            run_details.set_metadata, environment_id, run_id, change, now_ms=now_ms
-        )
-
-    async def add_tags(
-        self, environment_id: str, run_id: str, tags: Sequence[str], *, now_ms: int
-    ) -> Run | None:
-        return await self._db.write(
-            run_details.add_tags, environment_id, run_id, tags, now_ms=now_ms
-        )
-
-    # --- the journal -----------------------------------------------------------------------------
-    async def journal(self, run_id: str) -> Sequence[tuple[int, str, bytes]]:
-        return await self._db.read(run_details.journal, run_id)
-
-    async def journal_put(
-        self, run_id: str, position: int, key: str, result: bytes, *, fence: int
-    ) -> bool:
-        return await self._db.write(
-            run_details.journal_put, run_id, position, key, result, fence=fence
-        )
 
     # --- wait tokens -----------------------------------------------------------------------------
     async def create_waitpoint(

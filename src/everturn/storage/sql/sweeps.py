@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, func, literal_column, select
+from sqlalchemy import Select, and_, bindparam, exists, func, literal_column, or_, select
 
+from everturn.rules import limits
 from everturn.rules.run_states import RESIDENT, RunState
 from everturn.storage.ports.state import Run
 from everturn.storage.sql.rows import run_of
@@ -37,15 +38,29 @@ _DUE = (
     .order_by(runs.c.wait_until_ms, runs.c.seq)
     .limit(bindparam("limit_"))
 )
+_EXPIRED = (
+    select(runs)
+    .where(
+        in_states(RunState.QUEUED),
+        runs.c.expire_at_ms.is_not(None),
+        runs.c.expire_at_ms <= bindparam("now_"),
+        runs.c.attempt == 0,
+    )
+    .order_by(runs.c.expire_at_ms, runs.c.id)
+    .limit(bindparam("limit_"))
+)
 _FIRST_WAIT = select(func.min(runs.c.wait_until_ms)).where(
     in_states(RunState.SUSPENDED), runs.c.wait_until_ms.is_not(None)
 )
 _FIRST_DELAYED = select(func.min(runs.c.not_before_ms)).where(
     in_states(RunState.QUEUED), runs.c.not_before_ms.is_not(None)
 )
-_UNSTARTED = select(runs).where(
-    in_states(RunState.CLAIMED), runs.c.since_ms <= bindparam("before_")
+#: Its state began long enough ago, or before the clock was set back.
+_OLD = or_(
+    runs.c.since_ms <= bindparam("before_"),
+    runs.c.since_ms > bindparam("now_") + limits.CLOCK_AHEAD_MS,
 )
+_UNSTARTED = select(runs).where(in_states(RunState.CLAIMED), _OLD)
 _NEXT_HOLDER = select(func.min(runs.c.worker_id)).where(
     in_states(*sorted(RESIDENT)),
     runs.c.worker_id.is_not(None),
@@ -79,7 +94,7 @@ _STRANDED = select(runs).where(
     in_states(RunState.QUEUED),
     runs.c.session_id.is_not(None),
     runs.c.version.is_not(None),
-    runs.c.since_ms <= bindparam("before_"),
+    _OLD,
     and_(_served(), ~_served(workers.c.version == runs.c.version)),
 )
 
@@ -96,13 +111,17 @@ def due_runs(tx: Tx, *, now_ms: int, limit: int) -> Sequence[Run]:
     return _found(tx, _DUE, {"now_": now_ms, "limit_": limit})
 
 
+def expired_runs(tx: Tx, *, now_ms: int, limit: int) -> Sequence[Run]:
+    return _found(tx, _EXPIRED, {"now_": now_ms, "limit_": limit})
+
+
 def next_due_ms(tx: Tx) -> int | None:
     times = (tx.scalar(_FIRST_WAIT), tx.scalar(_FIRST_DELAYED), next_timeout_ms(tx))
     return min((time for time in times if time is not None), default=None)
 
 
-def unstarted_runs(tx: Tx, *, claimed_before_ms: int) -> Sequence[Run]:
-    return _found(tx, _UNSTARTED, {"before_": claimed_before_ms})
+def unstarted_runs(tx: Tx, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:
+    return _found(tx, _UNSTARTED, {"before_": claimed_before_ms, "now_": now_ms})
 
 
 def orphaned_runs(tx: Tx) -> Sequence[Run]:

@@ -230,6 +230,9 @@ runs = Table(
     Column("idempotency_options", LargeBinary),
     Column("tags", LargeBinary),
     Column("batch_id", String),
+    Column("ttl_ms", _Ms),
+    Column("expire_at_ms", _Ms),
+    Column("streams", LargeBinary),
     # Large columns stand last: SQLite then reads the others without following their pages.
     Column("error", LargeBinary),
     Column("payload_type", String, nullable=False),
@@ -276,6 +279,18 @@ runs = Table(
         "ix_runs_waiting_token", "wait_ref", where="state = 'SUSPENDED' AND wait_kind = 'token'"
     ),
     _partial("ix_runs_waiting", "wait_ref", where="state = 'SUSPENDED' AND wait_kind = 'run'"),
+    _partial(
+        "ix_runs_expiring",
+        "expire_at_ms",
+        where="state = 'QUEUED' AND expire_at_ms IS NOT NULL",
+    ),
+    _partial("ix_runs_finished", "finished_at_ms", where="finished_at_ms IS NOT NULL"),
+    _partial(
+        "ix_runs_stored",
+        "environment_id",
+        "payload",
+        where="payload_type = 'application/store'",
+    ),
     _partial("ix_runs_resuming", "worker_id", "place_ms", where="state = 'RESUMING'"),
     _partial(
         "ix_runs_slots",
@@ -310,6 +325,8 @@ run_keys = Table(
     Column("run_id", String, nullable=False),
     Column("expires_ms", _Ms),
     PrimaryKeyConstraint("environment_id", "scope", "key"),
+    Index("ix_run_keys_run", "run_id"),
+    _partial("ix_run_keys_expires", "expires_ms", where="expires_ms IS NOT NULL"),
 )
 
 journal = Table(
@@ -347,6 +364,7 @@ waitpoints = Table(
         "seq",
         where="completed_at_ms IS NULL AND timeout_at_ms IS NOT NULL",
     ),
+    _partial("ix_waitpoints_completed", "completed_at_ms", where="completed_at_ms IS NOT NULL"),
 )
 
 waitpoint_tags = Table(
@@ -355,6 +373,7 @@ waitpoint_tags = Table(
     Column("tag", String),
     Column("waitpoint_id", String),
     PrimaryKeyConstraint("tag", "waitpoint_id"),
+    Index("ix_waitpoint_tags_waitpoint", "waitpoint_id"),
 )
 
 batches = Table(
@@ -374,6 +393,7 @@ batches = Table(
     Column("token_otu", String),
     Column("active_key", String),
     UniqueConstraint("environment_id", "active_key"),
+    Index("ix_batches_created", "created_at_ms"),
 )
 
 batch_items = Table(
@@ -383,6 +403,24 @@ batch_items = Table(
     Column("position", Integer),
     Column("run_id", String, nullable=False),
     PrimaryKeyConstraint("batch_id", "position"),
+)
+
+#: Work that one server does for all, and when it may be done again.
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("next_ms", _Ms, nullable=False),
+)
+
+packets = Table(
+    "packets",
+    metadata,
+    Column("environment_id", String),
+    Column("name", String),
+    Column("noted_at_ms", _Ms, nullable=False),
+    PrimaryKeyConstraint("environment_id", "name"),
+    Index("ix_packets_noted", "noted_at_ms"),
 )
 
 #: Alembic's own table, read by us to see whether anything needs to be migrated.

@@ -22,6 +22,8 @@ from everturn.storage.sqlite.recovery import recover
 from everturn.storage.sqlite.schema import FORMAT
 
 _BUSY_S: Final = 5.0
+#: Every file lock of a Linux machine.
+_LOCKS: Final = Path("/proc/locks")
 
 
 class _Look:
@@ -53,8 +55,15 @@ def examine(path: Path) -> StreamFindings:
             _examine(connection, look)
     except sqlite3.Error as error:
         look.bad(f"{path}: {error}")
+    held = in_use(path)
     return StreamFindings(
-        tuple(look.damage), look.damaged, look.records, look.tails, look.newest_ms, in_use(path)
+        tuple(look.damage),
+        look.damaged,
+        look.records,
+        look.tails,
+        look.newest_ms,
+        held,
+        holder(path) if held else None,
     )
 
 
@@ -75,6 +84,25 @@ def in_use(path: Path) -> bool:
     finally:
         os.close(lock)
     return False
+
+
+def holder(path: Path) -> int | None:
+    """The process that holds this store's lock; None when nobody does or the system is silent.
+
+    A lock of this kind ends with its process, so one that stays is a process that stays.
+    """
+    try:
+        inode = os.stat(f"{path}.lock").st_ino
+        lines = _LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None  # Nobody ever opened it, or this system has no such table.
+    for line in lines:
+        # "1: FLOCK  ADVISORY  WRITE 4711 08:01:393250 0 EOF"
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            # A process of another container has no number here, and is given as 0.
+            return int(words[4]) or None
+    return None
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -8,6 +8,12 @@ anyio's pytest plugin, so the module also needs `pytestmark = pytest.mark.anyio`
 from __future__ import annotations
 
 from everturn.testing.contracts.state_moves import TestFinishing, TestMoves, TestQueueingAgain
+from everturn.testing.contracts.state_retention import (
+    TestDebouncing,
+    TestExpiry,
+    TestForgetting,
+    TestStreamsOfRuns,
+)
 from everturn.testing.contracts.state_runs import (
     TestCreatingARun,
     TestIdempotencyKeys,
@@ -51,8 +57,11 @@ __all__ = [
     "TestContinuingASession",
     "TestCreatingARun",
     "TestCursors",
+    "TestDebouncing",
     "TestEnvironments",
+    "TestExpiry",
     "TestFinishing",
+    "TestForgetting",
     "TestIdempotencyKeys",
     "TestKeys",
     "TestListingRuns",
@@ -63,6 +72,7 @@ __all__ = [
     "TestRunsByRequest",
     "TestSessionsOfOtherEnvironments",
     "TestSlots",
+    "TestStreamsOfRuns",
     "TestSweeps",
     "TestUncheckedSessions",
     "TestVersions",

@@ -226,7 +226,10 @@ class TestContinuingASession:
         assert await get(state, "run_c1") == running
         assert (await get_session(state, env)).current_run_id == "run_c2"
 
-    async def test_nothing_changes_when_somebody_was_faster(self, state: StateStore) -> None:
+    @pytest.mark.parametrize("reason", ["continuation", "upgrade", "manual"])
+    async def test_nothing_changes_when_somebody_was_faster(
+        self, state: StateStore, reason: str
+    ) -> None:
         env = await environment(state)
         await open_chat(state, env)
         await finish(state, "run_c1")
@@ -237,7 +240,7 @@ class TestContinuingASession:
                 "session_c1",
                 replacing="run_c1",
                 make_run=makes(f"run_n{n}"),
-                reason="continuation",
+                reason=reason,  # type: ignore[arg-type]  # a parameter is a str to mypy
                 now_ms=NOW,
             )
             if answer is not None:

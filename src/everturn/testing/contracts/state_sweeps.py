@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from everturn.rules import limits
 from everturn.rules.run_states import RunEvent
 from everturn.storage.ports.state import StateStore, Wait
 from everturn.testing.contracts.state_scene import (
@@ -63,10 +64,29 @@ class TestSweeps:
         late = await claim(state)
         await claim(state, now_ms=NOW + 5)
 
-        assert await state.unstarted_runs(claimed_before_ms=NOW - 1) == ()
-        assert await state.unstarted_runs(claimed_before_ms=NOW) == (late,)
+        assert await state.unstarted_runs(claimed_before_ms=NOW - 1, now_ms=NOW) == ()
+        assert await state.unstarted_runs(claimed_before_ms=NOW, now_ms=NOW) == (late,)
         await state.start_run("run_c1", fence=late.fence, now_ms=NOW)
-        assert await state.unstarted_runs(claimed_before_ms=NOW) == ()
+        assert await state.unstarted_runs(claimed_before_ms=NOW, now_ms=NOW) == ()
+
+    async def test_what_was_claimed_or_queued_before_the_clock_was_set_back_counts_as_old(
+        self, state: StateStore
+    ) -> None:
+        """An hour's jump must not hide a run from its sweep for an hour."""
+        env = await environment(state)
+        await register(state, env, "w1", version="v1", lease_until_ms=LEASE + 10**9)
+        await open_chat(state, env)
+        run = await claim(state)
+        ahead = NOW - limits.CLOCK_AHEAD_MS
+
+        assert await state.unstarted_runs(claimed_before_ms=0, now_ms=ahead) == ()
+        assert await state.unstarted_runs(claimed_before_ms=0, now_ms=ahead - 1) == (run,)
+        await state.remove_worker("w1")
+        await state.requeue_run(run.id, RunEvent.INTERRUPT, now_ms=NOW)
+        await register(state, env, "w2", version="v2", lease_until_ms=LEASE + 10**9)
+        assert await state.stranded_runs(queued_before_ms=0, now_ms=ahead) == ()
+        stranded = await state.stranded_runs(queued_before_ms=0, now_ms=ahead - 1)
+        assert [one.id for one in stranded] == [run.id]
 
     async def test_runs_of_workers_that_are_gone_are_orphans(self, state: StateStore) -> None:
         env = await environment(state)

@@ -429,6 +429,13 @@ class TestTrims:
 
         assert (await engine.streams.bounds(OUT))[:2] == (1, 3)
 
+    async def test_of_two_trims_in_one_append_the_lower_takes_nothing_back(
+        self, engine: StreamsEngine
+    ) -> None:
+        await engine.streams.append(OUT, [text("a"), text("b"), text("c")])
+        await engine.streams.append(OUT, [trim_record(2), trim_record(1)])
+        assert (await engine.streams.bounds(OUT)).first == 2
+
     async def test_a_malformed_trim_is_a_record_like_any_other(self, engine: StreamsEngine) -> None:
         await write(engine.streams, "a")
         await engine.streams.append(OUT, [NewRecord(b"short", headers=(("", "trim"),))])
