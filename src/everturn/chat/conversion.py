@@ -219,7 +219,7 @@ def _plain(part: Part, *, stored: bool = False) -> Part | None:
     made["text"] = sendable.text(made.get("text", ""))
     if part.get("state") == "streaming":
         made["state"] = "streaming"  # its signature has not come
-    return made if made["text"].strip() or metadata is not None else None
+    return made if made["text"].strip() or sendable.speaks_without_words(made) else None
 
 
 def _tool(part: Part, for_model: ModelOutput, *, keep_decided: bool) -> Iterator[Part]:

@@ -74,6 +74,20 @@ def metadata(value: Any) -> dict[str, Any] | None:
     return value if len(kept) == len(ours) else {**value, _LIBRARY: kept}
 
 
+def speaks_without_words(part: Mapping[str, Any]) -> bool:
+    """Whether a part without text still tells its provider something: by what it stored with it.
+
+    Reasoning may be sealed (a signature, or an id it is known by), text may have details.
+    """
+    ours = part.get("providerMetadata", {}).get(_LIBRARY)
+    if not isinstance(ours, dict):
+        return False
+    if part["type"] == "reasoning":
+        sealed = ours.get("signature") if part.get("state") != "streaming" else None
+        return bool(sealed or ours.get("id"))
+    return bool(ours.get("provider_details"))
+
+
 # --- calls ----------------------------------------------------------------------------------------
 
 

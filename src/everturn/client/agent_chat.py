@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,11 @@ import httpx2
 from everturn.client import wire
 from everturn.client.api import Api, Endpoint, Send
 from everturn.client.chat_stream import ChatStream
-from everturn.client.follow import Follower, newest_seq_num
+from everturn.client.follow import Follower, stored_records
 from everturn.client.turns import AbortSignal, Boundary, ChatState, TurnReader
 from everturn.errors import EverturnError, SessionNotFound
 from everturn.ids import Ids
-from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record
+from everturn.protocol.records import TURN_COMPLETE, InputCursor, parse_input
 from everturn.rules import durations, limits
 
 STREAM_TIMEOUT_S = 120
@@ -281,9 +281,11 @@ class AgentChat:
         await self._ensure_started()
         if self._reader is not None:
             await self._reader.settle()  # a stop that is due goes before the message
-        if not self._state.is_settled:
+        if not self._state.is_settled or self._state.known is None:
             await self._look_for_ends()
         seq = await self._append_message(payload)
+        if seq is not None and self._state.misses(seq):
+            await self._look_for_others(seq)
         boundary = self._state.awaits(seq)
 
         async def stop() -> None:
@@ -326,10 +328,9 @@ class AgentChat:
             if created.get("isCached") and self._state.last_seq is None:
                 # Somebody talked to this agent before. Without a cursor the first stream would
                 # replay the turn before ours and end with it.
-                newest, open_turn = await newest_seq_num(self._reads, self.id)
-                self._state.last_seq = newest
-                if open_turn:
-                    self._state.turn_is_open()
+                await self._look_for_ends()
+            elif not created.get("isCached"):
+                self._state.looked()
             self._state.started = True
         if self._on_triggered is not None:
             await _maybe_await(self._on_triggered(Triggered(str(created["runId"]), self.id)))
@@ -351,17 +352,52 @@ class AgentChat:
             "triggerConfig": config,
         }
 
-    async def _look_for_ends(self) -> None:
-        """See what is settled meanwhile; when all is, the cursor moves past it."""
+    async def _look_for_ends(self, before: int | None = None) -> None:
+        """See what is settled meanwhile; when all is, the cursor moves past it.
+
+        With `before`, up to the turn that answers that message.
+        """
+        state, first = self._state, self._state.known is None
+        after = state.last_seq
+        if first and after is not None:
+            # The record a stored cursor names, too: the end of a turn says what it has answered.
+            after = after - 1 if after > 0 else None
         try:
-            records = await self._reads.read_records(self.id, "out", after=self._state.last_seq)
+            records = await stored_records(self._reads, self.id, "out", after=after)
         except SessionNotFound:
             return
-        for record in _control_records(records):
+        under_way = False
+        for record in records:
             if record.control == TURN_COMPLETE:
-                self._state.saw_turn_complete(InputCursor.of(record))
-                if self._state.is_settled:
-                    self._state.saw(record)
+                cursor = InputCursor.of(record)
+                if before is not None and cursor.covers(before):
+                    return
+                state.saw_turn_complete(cursor)
+                under_way = False
+                if state.is_settled:
+                    state.saw(record)
+            elif record.is_data:
+                under_way = True
+        if first:
+            if state.last_seq is None:
+                state.looked()
+            if under_way:
+                # Nobody of ours is answered there: it began before we came.
+                state.turn_is_open()
+            if records:
+                state.saw(records[-1])
+
+    async def _look_for_others(self, seq: int) -> None:
+        """Somebody else wrote before our message: their answers come first, or came already."""
+        known = self._state.known
+        after = None if known is None or known < 0 else known
+        try:
+            records = await stored_records(self._reads, self.id, "in", after=after)
+        except EverturnError:
+            return  # a token or a proxy that reads answers only; then as if nobody had
+        inputs = (parse_input(record) for record in records if record.seq_num < seq)
+        self._state.others((i.seq_num for i in inputs if i.needs_answer), upto=seq - 1)
+        await self._look_for_ends(before=seq)
 
     async def _append_message(self, payload: Mapping[str, Any]) -> int | None:
         payload = {"chatId": self.id, **payload}
@@ -383,7 +419,7 @@ class AgentChat:
         if target is not None:
             chunk["targetSeq"] = target
         try:
-            await self._append(chunk)
+            self._state.wrote(await self._append(chunk))
         except EverturnError:
             return  # the turn ends by itself then; there is nobody to tell
 
@@ -411,13 +447,6 @@ class AgentChat:
 
     def _unique(self) -> str:
         return f"{self._api.clock.now_ms()}-{self._api.ids.part(8)}"
-
-
-def _control_records(records: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
-    for record in records:
-        headers = record.get("headers")
-        if headers:
-            yield Record(int(record["seqNum"]), 0, tuple((str(n), str(v)) for n, v in headers))
 
 
 def _random_uuid(ids: Ids) -> str:

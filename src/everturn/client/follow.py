@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 import httpx2
+import msgspec
 
 from everturn.client.api import Api
 from everturn.client.problems import status_of
@@ -284,13 +285,16 @@ def _may_come_back(error: EverturnError) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-async def newest_seq_num(api: Api, session: str) -> tuple[int | None, bool]:
-    """`(seq_num of the newest record of .out, whether a turn is under way)`, without waiting."""
-    records = await api.read_records(session, "out")
-    newest, open_turn = None, False
-    for record in records:
-        newest = int(record["seqNum"])
-        headers = record.get("headers") or ()
-        control = [value for name, value in headers if name == "trigger-control"]
-        open_turn = not control or ("turn-complete" not in control and open_turn)
-    return newest, open_turn
+async def stored_records(
+    api: Api, session: str, io: Io, *, after: int | None = None
+) -> list[Record]:
+    """What is stored after a cursor, without waiting. Without times, which are not told there."""
+    return [
+        Record(
+            int(item["seqNum"]),
+            0,
+            tuple((str(name), str(value)) for name, value in item.get("headers") or ()),
+            msgspec.json.encode({"data": item.get("data"), "id": item.get("id")}),
+        )
+        for item in await api.read_records(session, io, after=after)
+    ]

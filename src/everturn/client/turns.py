@@ -11,6 +11,10 @@ sent before the answer to it was over, or it was a steered message, which has no
 may have joined a turn or be answered in one of its own. Messages are answered in the order of
 `.in`, so everything that arrives until all of them are covered is not ours, and is skipped.
 
+Others may write to the same session: another tab, another process. A number that an append answers
+is then higher than the next one this client knows of, and what lies between is looked up
+(`ChatState.misses`, `others`): the messages among it are unsettled too.
+
 Servers that answer an append without a number still work: the first turn-complete ends the turn,
 or, while skipping, ends the skipping.
 """
@@ -79,7 +83,7 @@ def is_known(cursor: InputCursor) -> bool:
 class ChatState:
     """What a chat client knows of its chat; shared by the streams it hands out."""
 
-    __slots__ = ("_open_turn", "_unsettled", "last_seq", "started")
+    __slots__ = ("_known", "_open_turn", "_unsettled", "last_seq", "started")
 
     def __init__(self, *, started: bool, last_seq: int | None) -> None:
         self.started = started
@@ -89,6 +93,8 @@ class ChatState:
         self._unsettled: dict[int, None] = {}
         #: Whether a turn is under way of which only that is known.
         self._open_turn = False
+        #: Up to here everything on `.in` is either settled or unsettled; None when nobody looked.
+        self._known: int | None = None
 
     @property
     def unsettled(self) -> tuple[int, ...]:
@@ -99,6 +105,31 @@ class ChatState:
     def is_settled(self) -> bool:
         """Whether no turn is awaited or known to be under way."""
         return not (self._unsettled or self._open_turn)
+
+    @property
+    def known(self) -> int | None:
+        """The `.in` number up to which this client knows of everything; None if it never looked."""
+        return self._known
+
+    def looked(self) -> None:
+        """`.out` was read up to its end: what no turn-complete covered is still to come."""
+        if self._known is None:
+            self._known = -1
+
+    def misses(self, seq: int) -> bool:
+        """Whether somebody else wrote between what is known and this number."""
+        return self._known is not None and seq > self._known + 1
+
+    def wrote(self, seq: int | None) -> None:
+        """A record of this client was stored."""
+        if seq is not None and not self.misses(seq):
+            self._known = seq
+
+    def others(self, seqs: Iterable[int], *, upto: int) -> None:
+        """Messages of others below `upto`, which are answered before what comes there."""
+        for seq in seqs:
+            self._unsettled[seq] = None
+        self._known = upto
 
     def turn_is_open(self) -> None:
         """Somebody's turn is under way; its end was not seen."""
@@ -120,6 +151,7 @@ class ChatState:
         if seq is None:
             self._open_turn = True
             return
+        self.wrote(seq)
         self._unsettled[seq] = None
         if len(self._unsettled) > limits.INPUT_BUFFER_MAX:
             del self._unsettled[next(iter(self._unsettled))]
@@ -130,6 +162,8 @@ class ChatState:
 
     def saw_turn_complete(self, cursor: InputCursor) -> None:
         self._open_turn = False
+        if cursor.seq_num is not None:
+            self._known = max(cursor.seq_num, -1 if self._known is None else self._known)
         for seq in self.unsettled:
             if not is_known(cursor) or cursor.covers(seq):
                 del self._unsettled[seq]

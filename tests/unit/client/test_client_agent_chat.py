@@ -212,6 +212,81 @@ class TestSending:
             await stage.answer("c/1", number, str(number + 1))
         assert await third.text() == "3"
 
+    async def test_two_who_ask_at_once_read_an_answer_each(self, stage: Stage) -> None:
+        """P-2 for a chat with two devices: what the other asked first is answered first."""
+        one, two = chat(stage), chat(stage)
+        await one.preload()
+        await two.preload()
+        first = await one.send_message("one")
+        second = await two.send_message("two")
+        await stage.answer("c/1", 0, "1")
+        await stage.answer("c/1", 1, "2")
+
+        assert await first.text() == "1"
+        assert await second.text() == "2"
+
+    async def test_turns_of_others_since_the_last_look_are_passed_over(self, stage: Stage) -> None:
+        ours, theirs = chat(stage), chat(stage)
+        mine = await ours.send_message("mine")
+        await stage.answer("c/1", 0, "0")
+        assert await mine.text() == "0"
+        stream = await theirs.send_message("theirs")
+        await stage.answer("c/1", 1, "not ours")
+        assert await stream.text() == "not ours"
+        again = await ours.send_message("again")
+        await stage.answer("c/1", 2, "ours")
+
+        assert await again.text() == "ours"
+
+    async def test_a_stop_of_somebody_else_swallows_nothing(self, stage: Stage) -> None:
+        """It is a record between ours and the one before, and no turn answers it."""
+        ours, theirs = chat(stage), chat(stage)
+        await theirs.preload()
+        await ours.preload()
+        await theirs.stop()
+        stream = await ours.send_message("hello")
+        await stage.answer("c/1", 1, "ours")
+
+        assert await stream.text() == "ours"
+
+    async def test_a_stored_cursor_passes_over_what_others_asked_meanwhile(
+        self, stage: Stage
+    ) -> None:
+        first = chat(stage)
+        stream = await first.send_message("one")
+        await stage.answer("c/1", 0, "1")
+        await stream.text()
+        other = chat(stage, session=first.session)
+        answered = await other.send_message("two")
+        await stage.answer("c/1", 1, "2")
+        assert await answered.text() == "2"
+        waiting = await other.send_message("three")
+
+        back = chat(stage, session=first.session)
+        stream = await back.send_message("four")
+        await stage.answer("c/1", 2, "3")
+        await stage.answer("c/1", 3, "4")
+
+        assert await waiting.text() == "3"
+        assert await stream.text() == "4"
+
+    async def test_a_chat_of_one_device_asks_nothing_beside_its_messages(
+        self, stage: Stage
+    ) -> None:
+        calls: list[tuple[str, str]] = []
+
+        async def counted(request: Any, context: Any, send: Any) -> Any:
+            calls.append((request.method, context.endpoint))
+            return await send(request)
+
+        agent = chat(stage, request=counted)
+        for number, text_ in enumerate(["a", "b", "c"]):
+            stream = await agent.send_message(text_)
+            await stage.answer("c/1", number, text_)
+            assert await stream.text() == text_
+
+        assert calls == [("POST", "in"), ("GET", "out")] * 3
+
     async def test_only_the_last_message_travels_reduced_to_what_is_new(self, stage: Stage) -> None:
         """R-238"""
         agent = chat(stage)
