@@ -24,6 +24,9 @@ from everturn.testing.processes import EverturnProcess, NotReady, System
 PAUSE_S: Final = (2.0, 6.0)
 #: Shares of the storm between which nothing happens to the server.
 QUIET: Final = (0.35, 0.85)
+#: Workers let go of suspended runs after this, so that those of people who left are not counted as
+#: growth for a quarter of an hour; and boots from storage are part of the weather.
+IDLE_TTL_S: Final = 60.0
 #: A drained worker has 20 s for its turns.
 DRAIN_S: Final = 30.0
 
@@ -64,7 +67,8 @@ class Weather:
             self._workers.append(await self._new_worker(wait=True))
 
     async def _new_worker(self, *, wait: bool = False) -> EverturnProcess:
-        return await anyio.to_thread.run_sync(partial(self._system.start_worker, wait=wait))
+        start = partial(self._system.start_worker, wait=wait, idle_ttl_s=IDLE_TTL_S)
+        return await anyio.to_thread.run_sync(start)
 
     async def rage(self, seconds: float, over: anyio.Event) -> None:
         """One misfortune after another until the time or the soak is over. Then all is mended."""

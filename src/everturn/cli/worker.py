@@ -15,6 +15,7 @@ from everturn.cli.output import fail, stderr
 from everturn.cli.supervisor import UNUSABLE, Supervisor
 from everturn.errors import EverturnError
 from everturn.rules import limits
+from everturn.worker.parking import IDLE_TTL_S
 
 
 def worker(
@@ -23,6 +24,9 @@ def worker(
     url: Annotated[str | None, Parameter(help="Address of a server [EVERTURN_API_URL].")] = None,
     concurrency: Annotated[int, Parameter(help="Runs at once in each process.")] = 100,
     processes: Annotated[int, Parameter(help="Worker processes to keep running.")] = 1,
+    idle_ttl: Annotated[
+        float, Parameter(help="Seconds a suspended run stays in memory; later it boots again.")
+    ] = IDLE_TTL_S,
     log_level: str = "info",
 ) -> None:
     """Connect to a server and run what it hands out, until stopped.
@@ -46,9 +50,13 @@ def worker(
         )
     if processes < 1 or concurrency < 1:
         fail("--processes and --concurrency are at least 1")
+    if not 0 < idle_ttl < float("inf"):
+        fail(f"--idle-ttl is a number of seconds above 0, not {idle_ttl:g}")
     logs.set_up(log_level)
     if processes > 1:
-        anyio.run(_supervise, app, url, key, concurrency, processes, log_level)
+        arguments = ["worker", app, "--url", url, "--concurrency", str(concurrency)]
+        arguments += ["--idle-ttl", str(idle_ttl), "--log-level", log_level]
+        anyio.run(_supervise, arguments, key, processes)
         return
 
     from everturn.worker.loading import load_app
@@ -63,17 +71,13 @@ def worker(
         url,
         key,
         concurrency=concurrency,
+        idle_ttl_s=idle_ttl,
         worker_id=os.environ.get("EVERTURN_WORKER_ID"),
     )
     anyio.run(partial(runner.run, handle_signals=True), backend_options={"use_uvloop": True})
 
 
-async def _supervise(
-    app: str, url: str, key: str, concurrency: int, processes: int, log_level: str
-) -> None:
-    arguments = ["worker", app, "--url", url, "--concurrency", str(concurrency)]
-    arguments += ["--log-level", log_level]
-
+async def _supervise(arguments: list[str], key: str, processes: int) -> None:
     def say(status: int, delay: float) -> None:
         stderr().print(f"a worker process ended with status {status}; starting again in {delay} s")
 

@@ -166,11 +166,17 @@ class System:
         wait: bool = True,
         environment: Mapping[str, str] | None = None,
         concurrency: int | None = None,
+        idle_ttl_s: float | None = None,
     ) -> EverturnProcess:
-        """Start one more worker. `concurrency` is how many runs it takes at once."""
-        slots = [] if concurrency is None else ["--concurrency", str(concurrency)]
+        """Start one more worker.
+
+        `concurrency` is how many runs it takes at once, `idle_ttl_s` how long it keeps those that
+        are suspended.
+        """
+        options = [] if concurrency is None else ["--concurrency", str(concurrency)]
+        options += [] if idle_ttl_s is None else ["--idle-ttl", str(idle_ttl_s)]
         worker = EverturnProcess(
-            ["worker", self.app, "--url", self.url, *slots],
+            ["worker", self.app, "--url", self.url, *options],
             self.data_dir / f"worker-{len(self.workers)}.log",
             {**self._environment, **(environment or {})},
         )

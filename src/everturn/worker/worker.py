@@ -39,7 +39,7 @@ from everturn.tasks.signals import Signal
 from everturn.worker.attempt import Attempt, as_builtins
 from everturn.worker.link import Link
 from everturn.worker.loading import App, load_app, version_of
-from everturn.worker.parking import Parking, calm_collector, evict_all
+from everturn.worker.parking import IDLE_TTL_S, Parking, calm_collector, evict_all
 from everturn.worker.pool import Pool
 from everturn.worker.probe import StallProbe
 from everturn.worker.runtime import LinkRuntime
@@ -66,7 +66,7 @@ class Worker:
         worker_id: str | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
-        parking: Parking | None = None,
+        idle_ttl_s: float = IDLE_TTL_S,
         dial: Dial | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
@@ -77,6 +77,7 @@ class Worker:
             url: HTTP address of the server.
             key: secret key of the environment to serve.
             concurrency: runs that execute at the same time; parked ones do not count.
+            idle_ttl_s: seconds after which a parked run is let go of (tasks-and-runs §29.5).
             version: of the code; EVERTURN_VERSION or a hash of its files when left out.
             dial, transport: how the link and the runs' own HTTP calls travel, in place of real
                 connections; for systems in one process.
@@ -96,7 +97,7 @@ class Worker:
         self.concurrency = concurrency
         self._client = ClientConfig(url=url, secret_key=key, transport=transport)
         self.link = Link(url, key, self, clock=self.clock, ids=self.ids, dial=dial)
-        self.parking = parking or Parking(self.clock)
+        self.parking = Parking(self.clock, idle_ttl_s=idle_ttl_s)
         self.probe = StallProbe(self.clock, running=self._running_now)
         self._pool = Pool(self.app)
         self._attempts: dict[str, Attempt] = {}
