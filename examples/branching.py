@@ -1,6 +1,7 @@
 """A chat whose messages are a tree: edits make siblings, and a reader may switch between them.
 
     everturn dev examples/branching.py
+    everturn chat branching
 
 The tree is the application's; `hydrate_messages` gives the runtime the path that is shown. An edit
 names the new message itself: an action that a crash interrupted runs again, and must not make a

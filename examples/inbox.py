@@ -1,7 +1,9 @@
 """A session without a chat: a task that echoes whatever lands on its input.
 
-everturn dev examples/inbox.py          # the task
-python examples/inbox.py                # the backend: starts, sends, reads
+    everturn dev examples/inbox.py          # the task
+    python examples/inbox.py                # the backend: starts, sends, reads
+
+Between messages the task waits: warm for half a minute, then suspended, without a slot.
 """
 
 import asyncio

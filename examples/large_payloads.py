@@ -1,6 +1,7 @@
 """What is too large for a chunk: store it first, stream its id.
 
     everturn dev examples/large_payloads.py
+    everturn chat reports                     # say how many rows: 20000
 
 A chunk is one record and holds about a megabyte; one that is larger fails the turn. So the agent
 stores the report where its application serves files, and writes a small data part that says where.

@@ -1,7 +1,7 @@
 """The history in your own database, beside your users and their orders.
 
     everturn dev examples/own_database.py
-    everturn chat stored
+    everturn chat stored                      # kept in chats.sqlite, or $CHAT_DATABASE
 
 `hydrate_messages` gives the runtime the history before every turn; from then on it keeps none of
 its own: no snapshot, no replay. Three things make that safe. The question is stored before the

@@ -5,8 +5,8 @@
     curl -d '{"chat": "c1", "text": "hello"}' localhost:8000
     curl -d '{"chat": "c1", "text": "and again", "last_event_id": "12"}' localhost:8000
 
-The caller keeps `last_event_id` (a cookie, a row): the handler keeps nothing, so any process may
-serve the next request.
+The caller keeps the `last_event_id` of the newest answer (a cookie, a row) and sends it along: the
+handler keeps nothing, so any process may serve the next request.
 """
 
 from starlette.applications import Starlette

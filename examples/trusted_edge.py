@@ -2,6 +2,8 @@
 
     everturn dev examples/trusted_edge.py                # the agent
     uvicorn examples.trusted_edge:edge --port 8000       # the edge, in front of the server
+    export EVERTURN_API_URL=http://localhost:8000 EVERTURN_SECRET_KEY=…    # as `dev` printed it
+    everturn chat trusting                               # a client, through the edge
 
 The server passes no request headers on to a run. What an agent may trust therefore travels in the
 metadata of messages, under one reserved key: the edge drops whatever a client put there and puts
@@ -65,7 +67,8 @@ async def forward(request: Request) -> StreamingResponse:
     body = await request.body()
     if request.method == "POST":
         body = vouched(request, body)
-    client = httpx2.AsyncClient(base_url=os.environ["EVERTURN_API_URL"], timeout=None)
+    server = os.environ.get("EVERTURN_API_URL", "http://localhost:8030")
+    client = httpx2.AsyncClient(base_url=server, timeout=None)
     headers = {name: value for name, value in request.headers.items() if name not in HOP_BY_HOP}
     url = httpx2.URL(raw_path=request.scope["raw_path"] + b"?" + request.scope["query_string"])
     made = client.build_request(request.method, url, headers=headers, content=body)

@@ -1,6 +1,7 @@
 """A long conversation moves to newer code, between two turns.
 
-    DEPLOYED_FILE=deployed.txt everturn dev examples/version_upgrade.py
+    everturn dev examples/version_upgrade.py
+    everturn chat upgrading                   # say something; then: echo 2 > deployed.txt; go on
 
 A run goes on with the code it was started with, for as long as it lives: also when it has waited
 for a week. `chat.request_upgrade()` in `on_turn_start` hands the message that is about to be

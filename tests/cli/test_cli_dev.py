@@ -43,6 +43,20 @@ def test_stopping_and_starting_dev_in_between_loses_nothing(dev: Dev, everturn: 
     assert shown["externalId"] == "c1"
 
 
+def test_another_app_on_the_same_store_is_greeted_with_its_own_agents_once_they_serve(
+    dev: Dev, everturn: Run, folder: Path
+) -> None:
+    dev.start("--no-reload")
+    dev.stop()
+    (folder / "app.py").write_text(APP.format(answer="two").replace("echo", "other"))
+    dev.start("--no-reload")
+    dev.until("everturn chat other")
+
+    greeting = dev.log_text().split("everturn is up on ")[-1]
+    assert "agents      other\n" in greeting
+    assert everturn("chat", "other", "-m", "a").stdout.strip() == "two: a"
+
+
 def test_saving_the_app_takes_the_new_code_and_hands_idle_sessions_over(
     dev: Dev, everturn: Run, folder: Path
 ) -> None:
@@ -108,3 +122,4 @@ def test_sessions_and_runs_are_listed_shown_closed_and_cancelled(dev: Dev, evert
     unknown = everturn("chat", "nobody", "-m", "b")
     assert unknown.returncode == 1
     assert "nobody" in unknown.stderr
+    assert "Agents that are known there: echo" in unknown.stderr

@@ -166,7 +166,7 @@ class RandomCalls:
                 await state.sessions("env", SessionFilter(), limit=limit, now_ms=now),
                 await state.run("env", run),
                 await state.journal(run),
-                await state.next_due_ms(),
+                await state.next_due_ms(now_ms=now),
                 await state.tasks("env"),
             ]
 

@@ -155,9 +155,9 @@ CLIENTS: Final = (
     Removal(
         226,
         "a cached session is read from its start",
-        "src/everturn/client/agent_chat.py",
-        "                self._state.last_seq = newest\n",
-        "                pass\n",
+        "src/everturn/client/looking.py",
+        "    cursor = state.last_seq\n",
+        "    return\n",
     ),
     Removal(
         227,

@@ -229,8 +229,8 @@ CONTENT: Final = (
         185,
         "staged history is thrown away",
         f"{CHAT}/history.py",
-        ("        self.replace_all(staged)\n        return True"),
-        "        return True",
+        "        self.replace_all(staged)\n        self.unsaved = True\n",
+        "        self.unsaved = True\n",
     ),
     Removal(
         186,

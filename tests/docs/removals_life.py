@@ -264,12 +264,8 @@ LIFE: Final = (
         120,
         "a hook that says nothing drops the partial",
         f"{CHAT}/boot.py",
-        "    if isinstance(answer.chain, list):\n",
-        (
-            "    if not isinstance(answer.chain, list):\n"
-            "        run.lane.replace_all(replay.chain)\n"
-            "    else:\n"
-        ),
+        "    if chain is not None:\n",
+        ("    if chain is None:\n        run.lane.replace_all(replay.chain)\n    else:\n"),
     ),
     Removal(
         121,

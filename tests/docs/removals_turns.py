@@ -32,12 +32,8 @@ TURNS: Final = (
         6,
         "a failed turn brings a token too",
         f"{CHAT}/turn.py",
-        "seq_num = await commit.turn_complete(run, cursor, error=run.error_text(error))",
-        (
-            "seq_num = await commit.turn_complete(\n"
-            '        run, cursor, token="t", error=run.error_text(error)\n'
-            "    )"
-        ),
+        "seq_num = await commit.turn_complete(run, cursor, error=words)",
+        'seq_num = await commit.turn_complete(run, cursor, token="t", error=words)',
     ),
     Removal(
         7,
@@ -71,8 +67,14 @@ TURNS: Final = (
         13,
         "stops of a suspended run are not counted as read",
         f"{CHAT}/intake.py",
-        ("            if self._open:\n                self._decided.add(item.seq_num)\n"),
-        "            self._open[item.seq_num] = None\n",
+        (
+            '        elif item.kind == "stop" and not self._stop_arrived(item) and self._open:\n'
+            "            self._decided.add(item.seq_num)\n"
+        ),
+        (
+            '        elif item.kind == "stop" and not self._stop_arrived(item):\n'
+            "            self._open[item.seq_num] = None\n"
+        ),
     ),
     Removal(
         17,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from inspect import iscoroutine
 from pathlib import Path
@@ -22,6 +24,7 @@ ROOT = EXAMPLES.parent
 DOCS = ROOT / "docs"
 PAGES = {page.name: page.read_text() for page in sorted(DOCS.glob("*.md"))}
 BLOCK = re.compile(r"<!-- (app|talk): (\w+) -->\n```python\n(.*?)```", re.DOTALL)
+SCRIPT = re.compile(r"<!-- script: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 BLOCKS = [(page, *found) for page, text in PAGES.items() for found in BLOCK.findall(text)]
 APPS = [(page, name, code) for page, kind, name, code in BLOCKS if kind == "app"]
 TALKS = [(page, name, code) for page, kind, name, code in BLOCKS if kind == "talk"]
@@ -36,6 +39,7 @@ FOR_AUTHORS = (
     "messages.md",
     "output.md",
     "prompts.md",
+    "tasks.md",
     "tools.md",
 )
 
@@ -80,9 +84,28 @@ async def test_the_clients_of_a_page_get_their_answers(
     await coroutine
 
 
+@pytest.mark.processes
+def test_the_tasks_page_starts_and_follows_a_run(tmp_path: Path) -> None:
+    """Its fortnight of waiting is made a second; the rest is as printed."""
+    (code,) = (code for page, _, name, code in BLOCKS if (page, name) == ("tasks.md", "invoices"))
+    ((_, script),) = SCRIPT.findall(PAGES["tasks.md"])
+    (tmp_path / "app.py").write_text(code.replace("days=14", "seconds=1"))
+    (tmp_path / "follow.py").write_text(script)
+    with System(tmp_path, tmp_path / "app.py") as system:
+        found = subprocess.run(
+            [sys.executable, tmp_path / "follow.py"],
+            env={"EVERTURN_API_URL": system.url, "EVERTURN_SECRET_KEY": system.key},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert found.stdout.splitlines()[-1] == "COMPLETED {'number': 7}"
+
+
 @pytest.mark.parametrize("page", FOR_AUTHORS)
 def test_no_python_of_a_page_for_authors_is_left_untried(page: str) -> None:
-    tried = len(BLOCK.findall(PAGES[page]))
+    tried = len(BLOCK.findall(PAGES[page])) + len(SCRIPT.findall(PAGES[page]))
     assert PAGES[page].count("```python") == tried
 
 

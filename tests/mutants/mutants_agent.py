@@ -76,7 +76,9 @@ AGENTS: Final = (
         "history is not stored",
         "P-9",
         "src/everturn/chat/commit.py",
-        "        stored = await run.transcript.save(messages, last_out=last_out, cursor=cursor)\n",
+        "        stored = await run.transcript.save(\n"
+        "            messages, last_out=last_out, cursor=cursor, failure=failure\n"
+        "        )\n",
         "        stored = True\n",
         ("tests/unit/chat/test_chat_recovery.py",),
     ),
@@ -202,8 +204,8 @@ AGENTS: Final = (
         "a stop that came before the message ends it",
         "P-6",
         "src/everturn/rules/boot.py",
-        "        if target is None and stop.seq_num > wanted[0].seq_num:\n",
-        "        if target is None:\n",
+        "(_stops_anything(stop) and stop.seq_num > first.seq_num)",
+        "_stops_anything(stop)",
         (
             BOOT,
             RECOVERY,
@@ -224,10 +226,9 @@ AGENTS: Final = (
         "a stop that was used is used again after a boot",
         "P-6",
         "src/everturn/chat/intake.py",
-        "            self._stop_arrived(item)\n"
-        "            if self._open:\n"
-        "                self._decided.add(item.seq_num)\n",
-        "            self._stop_arrived(item)\n",
+        '        elif item.kind == "stop" and not self._stop_arrived(item) and self._open:\n'
+        "            self._decided.add(item.seq_num)\n",
+        '        elif item.kind == "stop":\n            self._stop_arrived(item)\n',
         (
             "tests/unit/chat/test_chat_loop.py",
             RECOVERY,
@@ -238,8 +239,8 @@ AGENTS: Final = (
         "a stop for a message that waits is dropped",
         "P-6",
         "src/everturn/chat/intake.py",
-        "            self._stops.setdefault(target, reason)\n",
-        "            pass\n",
+        "        self._stops[target] = _Stop(item.seq_num, reason)\n",
+        "        pass\n",
         (
             "tests/unit/chat/test_chat_loop.py",
             "tests/unit/chat/test_chat_turns.py",

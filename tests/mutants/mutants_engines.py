@@ -317,8 +317,8 @@ ENGINES: Final = (
         "a run ends from states its caller did not mean",
         "P-10",
         f"{_STATE}/runs.py",
-        "    if run is None or (only_from is not None and run.state not in only_from):\n",
-        "    if run is None:\n",
+        "    return run if only_from is None or run.state in only_from else None\n",
+        "    return run\n",
         (STATE, "-k", "inish or only_from or evict or uspend or wake"),
     ),
     Mutant(

@@ -16,6 +16,7 @@ from everturn.chat import commit, hooks, tracing
 from everturn.chat.failures import means_stopped
 from everturn.chat.output import Response, is_streamable
 from everturn.chat.state import ChatRun, TurnState, model_messages
+from everturn.chat.steering import keep_joined
 from everturn.chat.turn import (
     begin,
     checkpoint,
@@ -65,7 +66,11 @@ async def _handle(run: ChatRun, state: TurnState) -> None:
     await drain_deferred(run, state)
     _keep_parts(run, state)
     checkpoint(run, state)
-    run.intake.decide(state.item.seq_num)
+    if state.joined:
+        keep_joined(run, state, state.response)
+        state.history_changed = True
+    # With what steering took into a model run of the action: nobody else answers it.
+    run.intake.decide_turn()
     cursor = run.intake.cursor()
     if state.history_changed:
         await commit.save_history(run, cursor)

@@ -71,6 +71,8 @@ class Past(NamedTuple):
     cursor: InputCursor
     #: The snapshot covers more than the newest turn-complete.
     missing_turn_complete: bool
+    #: What the turn failed with whose turn-complete is missing.
+    failure: str | None
     tail: int | None
     #: A run of the session wrote after the newest turn-complete, and not only a guest.
     wrote_ourselves: bool
@@ -184,6 +186,7 @@ def _past(
         inputs=inputs,
         cursor=_newest(stored, committed, _row(run)),
         missing_turn_complete=missing,
+        failure=snapshot.failure if snapshot is not None else None,
         tail=incoming[-1].seq_num if incoming else None,
         wrote_ourselves=_wrote_ourselves(out),
     )
@@ -302,14 +305,14 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
     run.lane.replace_all(_seed_chain(replay, recovery))
     run.intake = Intake(run.runtime, run.tasks, past.cursor)
     if past.missing_turn_complete:
-        await commit.turn_complete(run, past.cursor)
+        await commit.turn_complete(run, past.cursor, error=past.failure)
         await commit.save_history(run, past.cursor)
     turns = _without_payload(run, recovery.turns)
     if recovery.asks_hook and run.agent.hooks.has("on_recovery_boot"):
         turns = await _ask_author(run, replay, turns, recovery)
-    queued = [item.seq_num for item in (*turns, *recovery.handover[:1])]
-    decided = [item.seq_num for item in undecided if item.seq_num not in queued]
-    run.intake.seed(turns, decided=decided, tail=past.tail)
+    kept = [item.seq_num for item in (*turns, *recovery.handover[:1], *recovery.stops)]
+    decided = [item.seq_num for item in undecided if item.seq_num not in kept]
+    run.intake.seed(turns, stops=recovery.stops, decided=decided, tail=past.tail)
     await _close_uncommitted(run, past, recovery)
     return recovery
 
@@ -388,22 +391,29 @@ async def _ask_author(
     )
     try:
         answer = _overrides(await run.hook("on_recovery_boot", event))
+        chain = _messages(answer.chain)
+        wanted = _messages(answer.recovered_turns)
     except Exception as error:  # author code: defaults apply
         if ends_attempt(error):
             raise
         log.exception("hook.failed: on_recovery_boot")
         return turns
     await run.runtime.flush()
-    if isinstance(answer.chain, list):
-        run.lane.replace_all(hooks.history(answer.chain, "on_recovery_boot"))
-    if isinstance(answer.recovered_turns, list):
-        wanted = hooks.history(answer.recovered_turns, "on_recovery_boot")
+    if chain is not None:
+        run.lane.stage(chain)
+        run.lane.apply()
+    if wanted is not None:
         turns = _replaced(run, turns, wanted)
     if answer.before_boot is not None:
         result = answer.before_boot()
         if inspect.isawaitable(result):
             await result
     return turns
+
+
+def _messages(value: Any) -> list[Message] | None:
+    """A list of the hook's answer; None for anything else, which means the default."""
+    return hooks.history(value, "on_recovery_boot") if isinstance(value, list) else None
 
 
 def _overrides(value: Any) -> hooks.RecoveryOverrides:

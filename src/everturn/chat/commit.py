@@ -3,8 +3,9 @@
 Order, and what a crash between two steps leaves:
 
 1. History that an author changed is stored *before* the turn-complete that commits it (rulings
-   §1.13). A crash here: the snapshot covers more than the newest turn-complete; the next boot
-   writes the missing one first, and the turn is not run again.
+   §1.13), with the error of a turn that failed. A crash here: the snapshot covers more than the
+   newest turn-complete; the next boot writes the missing one first, with that error, and the
+   turn is not run again.
 2. The turn-complete, with an error chunk in the same append when the turn failed (§1.21). It
    carries what of `.in` is decided. From here the turn is answered. A crash here: the log holds
    the answer, and replay puts it into the history.
@@ -44,6 +45,7 @@ async def turn_complete(
     headers: Sequence[tuple[str, str]] = ((TOKEN_HEADER, token),) if token else ()
     records.append(control_record(TURN_COMPLETE, (*headers, *cursor.headers())))
     seq_num = (await run.runtime.append(records))[-1]
+    run.intake.committed()
     run.runtime.report(cursor=cursor, turns=run.turns_started)
     target = run.trim.advance(seq_num)
     if target is not None:
@@ -52,16 +54,19 @@ async def turn_complete(
     return seq_num
 
 
-async def save_history(run: ChatRun, cursor: InputCursor) -> None:
+async def save_history(run: ChatRun, cursor: InputCursor, *, failure: str | None = None) -> None:
     """Store the UI lane with both cursors; a hydrating agent keeps its own history.
 
-    Awaited wherever it is called, because the run may be suspended or evicted next.
+    `failure` is the error of the turn-complete that follows. Awaited wherever it is called, because the run may be suspended or evicted next.
     """
     if run.agent.hydrates:
         return
     last_out = run.trim.slot
     messages = run.lane.messages
     with tracing.span(run, "snapshot.write", {"chat.messages.count": len(messages)}):
-        stored = await run.transcript.save(messages, last_out=last_out, cursor=cursor)
+        stored = await run.transcript.save(
+            messages, last_out=last_out, cursor=cursor, failure=failure
+        )
     if stored:
+        run.lane.unsaved = False
         run.trim.stored(last_out)

@@ -83,9 +83,16 @@ async def _pipe(
         seed=seed,
         options=options,
     )
-    with tracing.span(run, span_name or "stream response"):
-        await made.pipe(source, turn.signal if signal is None else Signal.any(turn.signal, signal))
-        await run.runtime.flush()
+    stop = Signal()
+    # Undone afterwards: the author's signal may live as long as the run.
+    undo = [given.on_abort(stop.abort) for given in (turn.signal, signal) if given is not None]
+    try:
+        with tracing.span(run, span_name or "stream response"):
+            await made.pipe(source, stop)
+            await run.runtime.flush()
+    finally:
+        for let_go in undo:
+            let_go()
     return made
 
 

@@ -27,6 +27,8 @@ class Lane:
         self._messages: list[UIMessage] = []
         self._staged: list[UIMessage] | None = None
         self.version = 0
+        #: Whether an author's change is not stored yet: no log could bring it back.
+        self.unsaved = False
 
     @property
     def messages(self) -> list[UIMessage]:
@@ -70,6 +72,7 @@ class Lane:
             return False
         staged, self._staged = self._staged, None
         self.replace_all(staged)
+        self.unsaved = True
         return True
 
 
@@ -77,9 +80,9 @@ class History:
     """`chat.history`: the history of the run this is called in (§4.7).
 
     Reads are synchronous and include changes that are not applied yet. Changes become the history
-    at the next checkpoint: after `on_action`, `on_turn_start`, the agent function,
-    `on_before_turn_complete` and `on_turn_complete`. Everything raises ChatContextError outside
-    of a run.
+    at the next checkpoint: before a message joins, after `on_action`, `on_turn_start`, the agent
+    function, `on_before_turn_complete` and `on_turn_complete`. Everything raises ChatContextError
+    outside of a run.
     """
 
     def __init__(self, find: Callable[[], Lane]) -> None:

@@ -8,6 +8,7 @@ A hook may be sync or async and receives what it declares: nothing, the event, o
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
 from typing_extensions import TypeVar
 
+from everturn.chat.failures import ends_attempt
 from everturn.chat.ui_messages import UIMessage, repair
 from everturn.errors import ConfigurationError
 from everturn.tasks.context import TaskContext
@@ -50,6 +52,13 @@ NAMES: Final = VALUE_HOOKS | {
     "on_chat_suspend",
     "on_chat_resume",
 }
+
+
+#: Hooks whose failure is logged by whoever calls them, and changes nothing (D-13).
+LOGGED_HOOKS: Final = frozenset(
+    {"on_compacted", "on_turn_complete", "on_chat_suspend", "on_chat_resume"}
+)
+log = logging.getLogger("everturn.chat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,10 +299,24 @@ class Hooks:
         return bool(self._hooks.get(name))
 
     async def call(self, name: str, event: Any, ctx: Any = None) -> Any:
-        """Run the hook's registrations in order; the value of the last one."""
+        """Run the hook's registrations in order; the value of the last one.
+
+        Raises what one of them raises. Where that changes nothing (`LOGGED_HOOKS`) the others are
+        called all the same: who stores an answer must not depend on who counts it.
+        """
         value: Any = None
+        failed: Exception | None = None
         for hook in self._hooks.get(name, ()):
-            value = await call_declared(hook, event, ctx)
+            try:
+                value = await call_declared(hook, event, ctx)
+            except Exception as error:  # author code
+                if name not in LOGGED_HOOKS or ends_attempt(error):
+                    raise
+                if failed is not None:
+                    log.exception("hook.failed: %s", name)
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return value
 
     def copy(self) -> Hooks:

@@ -7,20 +7,23 @@ is written. Everything else is decided on the spot.
 The committed cursor is the number just below the oldest open record, or the tail cursor when
 nothing is open. Stops that were used while an older message is still open lie above it: they are
 named one by one in the decided set, so that a later boot does not apply them again (rulings §1.7).
-Unknown records need no such mark, since a boot drops them anyway.
+A stop that waits for its message is decided with that message's turn and not before: a crash in
+between must find it again. Unknown records need no such mark, since a boot drops them anyway.
 
 A handover (head start) is open like a message, but has a slot of its own: it is taken before
 anything in the FIFO, once, by a run that expects one. Nobody else's is kept.
 
 A stop counts from the moment its message is taken from the FIFO, and before: without a target it
 means the turn in progress, or else the message that is next; with a target, exactly that message.
-A stop for a turn that has its answer, or for nothing, is consumed silently (rulings §1.12).
+A stop for a turn that has its answer, or for nothing, is consumed silently (rulings §1.12). Once
+the turn-complete is durable clients take the turn for over, while its completion hook may still
+run: a message that is sent from then on is the turn in progress to them, and a stop means it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from anyio.abc import TaskGroup
 
@@ -37,6 +40,13 @@ STOPPED = "stopped"
 HANDOVERS: Final = ("handover", "handover-skip")
 
 
+class _Stop(NamedTuple):
+    """A stop that waits for the turn of its message."""
+
+    seq_num: int
+    reason: str
+
+
 class Intake:
     """The run's inputs. One per run; the turn loop is its only taker."""
 
@@ -51,9 +61,11 @@ class Intake:
         self._fifo: list[Input] = []
         #: Open seq_nums in rising order: received, and not covered by a turn-complete.
         self._open: dict[int, None] = {}
-        #: Reasons of stops whose message waits in the FIFO.
-        self._stops: dict[int, str] = {}
+        #: By the number of a message that waits in the FIFO: the stop that means it.
+        self._stops: dict[int, _Stop] = {}
         self._current: Input | None = None
+        #: The tail cursor when the turn in progress had its turn-complete; None until then.
+        self._over_at: int | None = None
         #: Further inputs that the turn in progress answers.
         self._joined: list[Input] = []
         self._stop: Signal | None = None
@@ -77,11 +89,17 @@ class Intake:
             self.source.on(self._arrived)
 
     def seed(
-        self, items: Iterable[Input], *, decided: Iterable[int] = (), tail: int | None
+        self,
+        items: Iterable[Input],
+        *,
+        stops: Iterable[Input] = (),
+        decided: Iterable[int] = (),
+        tail: int | None,
     ) -> None:
         """What a boot read: `items` are queued in order, `decided` need nothing more.
 
-        Called before `listen`; `tail` is the highest number read.
+        Called before `listen`; `stops` name messages among the items, `tail` is the highest
+        number read.
         """
         for item in items:
             self._fifo.append(item)
@@ -89,6 +107,9 @@ class Intake:
                 self._open[item.seq_num] = None
         self._open = dict.fromkeys(sorted(self._open))
         self._decided.update(decided)
+        for stop in stops:
+            if not self._stop_arrived(stop):
+                self._decided.add(stop.seq_num)
         if tail is not None:
             self.source.advance(tail)
 
@@ -128,6 +149,11 @@ class Intake:
         if self._stop is not None:
             self._stop.abort(reason)
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether something may still join the turn in progress: it has no whole answer yet."""
+        return self._stop is not None
+
     def has_work(self) -> bool:
         return bool(self._fifo)
 
@@ -135,10 +161,8 @@ class Intake:
         """Start the turn of the FIFO's head, or of `item` from elsewhere; `stop` is its signal."""
         current = item if item is not None else self._fifo.pop(0)
         self._left()
-        self._current, self._stop = current, stop
-        reason = self._stops.pop(current.seq_num, None)
-        if reason is not None:
-            stop.abort(reason)
+        self._current, self._stop, self._over_at = current, stop, None
+        self._use_stop(current)
         return current
 
     def join(self, item: Input | None = None) -> Input:
@@ -153,9 +177,7 @@ class Intake:
             self._fifo.remove(item)
         self._left()
         self._joined.append(item)
-        reason = self._stops.pop(item.seq_num, None)
-        if reason is not None and self._stop is not None:
-            self._stop.abort(reason)
+        self._use_stop(item)
         return item
 
     def decide_turn(self) -> None:
@@ -164,13 +186,19 @@ class Intake:
             if item is not None:
                 self.decide(item.seq_num)
 
+    def committed(self) -> None:
+        """The turn-complete of the turn in progress is durable: readers see it as over."""
+        if self._current is not None:
+            tail = self.source.tail_cursor
+            self._over_at = -1 if tail is None else tail
+
     def unstoppable(self) -> None:
         """From here on a stop comes too late for the turn in progress (§2.8, T25)."""
         self._stop = None
 
     def done(self) -> None:
         """The turn in progress is over."""
-        self._current = self._stop = None
+        self._current = self._stop = self._over_at = None
         self._joined.clear()
 
     def watch(self, arrived: Callable[[], object]) -> Callable[[], None]:
@@ -242,9 +270,11 @@ class Intake:
         if seq_num == NOWHERE:
             return
         self._open.pop(seq_num, None)
-        self._stops.pop(seq_num, None)
+        stop = self._stops.pop(seq_num, None)
         if self._open:
             self._decided.add(seq_num)
+            if stop is not None:
+                self._decided.add(stop.seq_num)
 
     def cursor(self) -> InputCursor:
         """The committed cursor now. Monotonic; `seq_num` is None while nothing was received."""
@@ -270,25 +300,42 @@ class Intake:
                 arrived()
         elif item.kind in HANDOVERS and self._expects_handover:
             self._handover_arrived(item)
-        elif item.kind == "stop":
-            self._stop_arrived(item)
-            if self._open:
-                self._decided.add(item.seq_num)
+        elif item.kind == "stop" and not self._stop_arrived(item) and self._open:
+            self._decided.add(item.seq_num)
         return True
 
-    def _stop_arrived(self, item: Input) -> None:
+    def _stop_arrived(self, item: Input) -> bool:
+        """Use the stop; True when it waits for the turn of its message instead."""
         message = item.payload.get("message")
         reason = message if isinstance(message, str) and message else STOPPED
         target = target_of(item)
-        if self._current is not None and (target is None or target in self._answered()):
+        if self._current is not None and self._means_current(target):
             if self._stop is not None:
                 self._stop.abort(reason)
-            return
+            return False
         if target is None:
             head = self._handover or self.head()
             target = head.seq_num if head is not None else None
-        if target is not None and target in self._open:
-            self._stops.setdefault(target, reason)
+        if target is None or target not in self._open or target in self._stops:
+            return False
+        self._stops[target] = _Stop(item.seq_num, reason)
+        return True
+
+    def _means_current(self, target: int | None) -> bool:
+        if target is not None:
+            return target in self._answered()
+        head = self.head()
+        return self._over_at is None or head is None or head.seq_num <= self._over_at
+
+    def _use_stop(self, item: Input) -> None:
+        """The turn of a message begins: the stop that waited for it counts."""
+        stop = self._stops.pop(item.seq_num, None)
+        if stop is None:
+            return
+        if self._open:
+            self._decided.add(stop.seq_num)
+        if self._stop is not None:
+            self._stop.abort(stop.reason)
 
     def _answered(self) -> list[int]:
         """The numbers of what the turn in progress answers."""

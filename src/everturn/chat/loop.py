@@ -159,7 +159,7 @@ class LoopTurn(Turn[ClientT], Generic[ClientT]):
         message = handovers.without_markers(message, self.handover)
         state.raw_response = message
         if state.stop.aborted:
-            message = ui_messages.clean_aborted_parts(message)
+            message = ui_messages.clean_aborted_parts(message, run.lane.messages)
         return self.add_response(state.kept.move_to(message))
 
     def _keep_data(self) -> Message | None:
@@ -238,7 +238,9 @@ class ChatSession:
             self._ended = True
             raise StopAsyncIteration
         if self._signal is not None:
-            self._signal.on_abort(state.signal.abort)
+            # Undone with the turn: the signal is the author's, and may live as long as the run.
+            undo, release = self._signal.on_abort(state.signal.abort), state.release
+            state.release = lambda: (undo(), release())
         turn = self._prepared(state)
         if self._run.upgrade_requested:
             # The message stays open: it is the successor's first.

@@ -136,6 +136,7 @@ class Policy:
 
 
 def _keep(run: ChatRun, message: Any) -> None:
+    run.lane.apply()  # what was staged does not know of the message
     run.lane.replace_all(accumulate(run.lane.messages, message, "submit-message"))
 
 

@@ -192,7 +192,9 @@ class _Builder:
             built = _reduce(segment, self.chain)
             if built is None:
                 continue
-            settled = built.message if segment.finished else clean_aborted_parts(built.message)
+            settled = built.message
+            if not segment.finished:
+                settled = clean_aborted_parts(settled, self.chain)
             if has_content(settled):
                 messages.append(settled)
                 self.chain = merge_by_id(self.chain, [settled])
@@ -240,12 +242,12 @@ class _Builder:
         for segment in segments[:-1]:
             built = _reduce(segment, chain)
             if built is not None and has_content(built.message):
-                tail.append(clean_aborted_parts(built.message))
+                tail.append(clean_aborted_parts(built.message, chain))
                 chain = merge_by_id(chain, tail[-1:])
         last = _reduce(segments[-1], chain) if segments else None
         if last is None or not _says_something(segments[-1]):
             return Replay(**base, tail_messages=tuple(tail))
-        cleaned = clean_aborted_parts(last.message)
+        cleaned = clean_aborted_parts(last.message, chain)
         return Replay(
             **base,
             tail_messages=tuple(tail),

@@ -102,6 +102,8 @@ class TurnState:
     #: Whether an author changed history in this turn: it is stored before the turn-complete.
     history_changed: bool = False
     incoming: list[Message] = field(default_factory=list)
+    #: Whether the incoming messages are those that `on_validate_messages` returned.
+    validated: bool = False
     #: Tool calls that the incoming message has answered, approved or denied.
     answered: frozenset[str] = frozenset()
     #: The incoming message repeats an answer that was given before: nobody is asked again.

@@ -23,6 +23,7 @@ visibly, in its own turn.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,7 +195,7 @@ class Steering:
     async def at_boundary(self, run: ChatRun, state: TurnState, boundary: Boundary) -> list[Any]:
         """Offer what waits; the messages to add to the model run's history, if it was taken."""
         config = self.config
-        if config is None or config.should_inject is None:
+        if config is None or config.should_inject is None or not run.intake.takes_more:
             return []
         batch = _Batch.of(run, state, self.offered)
         if not batch.messages:
@@ -212,6 +213,8 @@ class Steering:
         marker = _marker(run, batch.messages)
         if not _fits(marker) or state.signal.aborted:
             return []  # a stopped turn takes nothing more: they get their own
+        if run.turn is not state or not run.intake.takes_more or not batch.waits(run, self.offered):
+            return []  # while the author decided, the answer became whole, or another run took them
         for item in batch.items:
             run.intake.join(item)
         del self.offered[: batch.by_hand]
@@ -236,6 +239,9 @@ class Steering:
         for item in run.intake.waiting():
             if item.seq_num in self._arrived and is_steerable(item):
                 run.intake.join(item)
+                if run.turn is not None:
+                    # A replay of the log would take it for a message that was answered.
+                    run.turn.history_changed = True
 
 
 def is_steerable(item: Input) -> bool:
@@ -265,6 +271,7 @@ class _Batch:
         self.items = items
         self.messages = found
         self.by_hand = 0
+        self._offered: tuple[Offered, ...] = ()
         self.models: dict[str, Sequence[Any]] = {}
 
     @classmethod
@@ -277,6 +284,7 @@ class _Batch:
                 continue
             if batch._take(message_of(item), known):
                 batch.items.append(item)
+        batch._offered = tuple(offered)
         for message, model in offered:
             batch.by_hand += 1
             if batch._take(message, known) and model is not None:
@@ -284,6 +292,13 @@ class _Batch:
         if not batch.messages:
             batch.items.clear()
         return batch
+
+    def waits(self, run: ChatRun, offered: Sequence[Offered]) -> bool:
+        """Whether all of it is where it was found: two model runs of a turn may ask at once."""
+        waiting = {item.seq_num for item in run.intake.waiting()}
+        return waiting.issuperset(item.seq_num for item in self.items) and self._offered == tuple(
+            offered[: self.by_hand]
+        )
 
     def _take(self, message: Any, known: set[str]) -> bool:
         """Whether it is a message at all; one that is known already is no second message."""
@@ -322,8 +337,11 @@ async def _is_welcome(run: ChatRun, state: TurnState, batch: _Batch) -> bool:
                 turn=state.turn,
                 trigger="submit-message",
             )
+            sent = copy.deepcopy(batch.messages)
             found = await run.hook("on_validate_messages", event)
             batch.messages = hooks.message_list(found, "on_validate_messages")
+            # A replay of the log would find the messages as they were sent.
+            state.history_changed |= batch.messages != sent
     except Exception as error:  # author code: these messages fail in turns of their own
         if ends_attempt(error):
             raise

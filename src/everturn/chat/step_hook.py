@@ -14,18 +14,22 @@ steering shows, nor at all what is for the model only.
 
 It finds the turn through the context; outside of a turn it does nothing. `turn.stream` brings one
 by itself. A sub-agent that a tool runs has none, unless its author hands it `chat.run_options()`:
-then what a user says meanwhile reaches the sub-agent, for better or worse.
+then what a user says meanwhile reaches the sub-agent, for better or worse. The chat's compaction
+does not: a sub-agent has a history of its own, and a summary of it in the place of the chat's
+would be the end of the conversation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, WrapRunHandler
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import RunContext
 
 from everturn.chat import compaction
@@ -35,6 +39,9 @@ from everturn.chat.compaction import Compaction
 from everturn.chat.state import ChatRun, TurnState, current_run_or_none
 from everturn.chat.steering import Boundary
 
+#: The model run that the calling code is inside of, the outermost one with a step hook.
+_outermost: ContextVar[str | None] = ContextVar("everturn.chat.model_run", default=None)
+
 
 class StepHook(AbstractCapability[Any]):
     """Compaction, steering and background messages, for one model run of a turn."""
@@ -42,6 +49,18 @@ class StepHook(AbstractCapability[Any]):
     def __init__(self, *, only: Compaction | None = None) -> None:
         """`only`: compact this way and do nothing else; by default, what the agent declares."""
         self._only = only
+
+    async def wrap_run(
+        self, ctx: RunContext[Any], *, handler: WrapRunHandler
+    ) -> AgentRunResult[Any]:
+        if _outermost.get() is not None:
+            return await handler()
+        _outermost.set(ctx.run_id)
+        try:
+            return await handler()
+        finally:
+            # Another run of the same task is not inside of this one.
+            _outermost.set(None)
 
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
@@ -66,7 +85,8 @@ class StepHook(AbstractCapability[Any]):
     async def _compact(
         self, run: ChatRun, state: TurnState, boundary: Boundary, request: ModelRequestContext
     ) -> None:
-        config = self._only or run.compaction
+        nested = _outermost.get() not in (None, boundary.run_id)
+        config = self._only or (None if nested else run.compaction)
         if config is None:
             return
         compacted = await compaction.at_boundary(run, state, config, boundary)

@@ -1,7 +1,8 @@
 """The stored history of a chat: one document per session, written as it changes (chat-agent §2.16).
 
 Everything that knows the form of the document is here. Wire form, camelCase, version 1;
-`lastInDecided` is our addition (rulings §1.7) and is left out when empty.
+`lastInDecided` is our addition (rulings §1.7) and is left out when empty; so is `failure`, the
+error of a turn whose history is stored and whose turn-complete is not yet written.
 
 A turn stores what it changed and not the conversation: `protocol/history.py` has the form of such
 a patch. What changed is found by comparing fingerprints of all messages with those of what is
@@ -39,6 +40,8 @@ class Snapshot(NamedTuple):
     last_out: int | None = None
     cursor: InputCursor = InputCursor()
     saved_at_ms: int = 0
+    #: The error that the turn-complete this was stored for carries, if it does.
+    failure: str | None = None
     #: How many items the stored list has; those that are no messages are left out here.
     stored: int = 0
 
@@ -56,6 +59,8 @@ def document_of(snapshot: Snapshot) -> dict[str, Any]:
         body["lastInEventId"] = str(snapshot.cursor.seq_num)
     if snapshot.cursor.decided:
         body["lastInDecided"] = sorted(snapshot.cursor.decided)
+    if snapshot.failure is not None:
+        body["failure"] = snapshot.failure
     return body
 
 
@@ -73,6 +78,7 @@ def decode(data: bytes | None) -> Snapshot | None:
     if not isinstance(messages, list):
         return None
     decided = body.get("lastInDecided")
+    failure = body.get("failure")
     return Snapshot(
         messages=[message for message in messages if isinstance(message, dict)],
         last_out=_number(body.get("lastOutEventId")),
@@ -83,6 +89,7 @@ def decode(data: bytes | None) -> Snapshot | None:
             else frozenset(),
         ),
         saved_at_ms=_number(body.get("savedAt")) or 0,
+        failure=failure if isinstance(failure, str) else None,
         stored=len(messages),
     )
 
@@ -126,10 +133,16 @@ class Transcript:
         return snapshot
 
     async def save(
-        self, messages: Sequence[Message], *, last_out: int | None, cursor: InputCursor
+        self,
+        messages: Sequence[Message],
+        *,
+        last_out: int | None,
+        cursor: InputCursor,
+        failure: str | None = None,
     ) -> bool:
         """Store; durable when True. A failed write is logged: the next boot replays more."""
-        snapshot = Snapshot(list(messages), last_out, cursor, self._runtime.clock.now_ms())
+        now_ms = self._runtime.clock.now_ms()
+        snapshot = Snapshot(list(messages), last_out, cursor, now_ms, failure)
         try:
             if self._stored is None:
                 await self.load()

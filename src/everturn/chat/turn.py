@@ -11,6 +11,7 @@ After the turn-complete nothing more of the turn is written: late exceptions are
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -79,6 +80,9 @@ def begin(run: ChatRun, item: Input | None, phase: str) -> TurnState:
         state.deferred = run.background.early
         state.stream_options = run.early_stream_options
     run.turn = state
+    # What was staged since the last turn does not know of the message that joins now.
+    run.lane.apply()
+    state.history_changed = run.lane.unsaved
     run.steering.begin()
     run.turns_started += 1
     run.runtime.report(turns=run.turns_started)
@@ -180,8 +184,13 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
             turn=state.turn,
             trigger=state.trigger,
         )
+        sent = copy.deepcopy(state.incoming)
         found = await run.hook("on_validate_messages", event)
         state.incoming = hooks.message_list(found, "on_validate_messages")
+        state.validated = True
+        # A replay of the log would find the message as it was sent.
+        state.history_changed |= state.incoming != sent
+    checkpoint(run, state)
 
 
 async def _accumulate(run: ChatRun, state: TurnState) -> None:
@@ -359,7 +368,7 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
         return
     message = handover.without_markers(message, state.handover)
     if failed or state.stopped:
-        message = ui_messages.clean_aborted_parts(message)
+        message = ui_messages.clean_aborted_parts(message, run.lane.messages)
     state.response = message = state.kept.move_to(message)
     keep_joined(run, state, message)
     if failed and not ui_messages.has_content(message):
@@ -437,14 +446,19 @@ async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
     if state.completed:
         return
     run.intake.unstoppable()
-    message = next(iter(ui_messages.repair([state.wire_message])), None)
+    checkpoint(run, state)
+    # What validation has changed or taken out does not come back.
+    sent = state.incoming if state.validated else [state.wire_message]
+    message = next(reversed(ui_messages.repair(sent)), None)
     if (
         message is not None
         and ui_messages.find(run.lane.messages, ui_messages.id_of(message)) is None
     ):
         run.lane.replace_all([*run.lane.messages, message])
-    cursor = _decided(run)
-    seq_num = await commit.turn_complete(run, cursor, error=run.error_text(error))
+    cursor, words = _decided(run), run.error_text(error)
+    if state.history_changed:
+        await commit.save_history(run, cursor, failure=words)
+    seq_num = await commit.turn_complete(run, cursor, error=words)
     state.completed = True
     run.started = run.started or state.trigger != "action"
     state.token, state.client_data, state.stopped = "", None, False

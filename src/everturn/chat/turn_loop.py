@@ -220,7 +220,7 @@ async def _suspend_hook(run: ChatRun, name: str, phase: Phase) -> None:
     if not run.agent.hooks.has(name):
         return
     made = hooks.ChatSuspendEvent if name == "on_chat_suspend" else hooks.ChatResumeEvent
-    after_turn = phase == "turn"
+    after_turn = phase == "turn" and run.turn_index > 0  # actions are no turns
     event = made(
         ctx=run.ctx,
         run_id=run.ctx.run.id,

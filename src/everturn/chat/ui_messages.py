@@ -266,15 +266,24 @@ def _place(messages: Sequence[Message], message: Message) -> int:
     return next(index for index, item in enumerate(messages) if item is message)
 
 
-def clean_aborted_parts(message: Message) -> Message:
+def clean_aborted_parts(message: Message, history: Sequence[Message] = ()) -> Message:
     """A message whose stream was cut off, made whole: the calls that never ran are dropped.
 
-    Text and reasoning that was still streaming is kept and marked done.
+    Text and reasoning that was still streaming is kept and marked done. So are calls that
+    `history` holds in the message of this id: the stream continued it, and they have waited for
+    a person since an earlier one.
     """
+    before = find(history, id_of(message)) or {}
+    waiting = {
+        part.get("toolCallId")
+        for part in tool_parts(before)
+        if part.get("state") == "input-available"
+    }
     parts = [
         _done(part)
         for part in parts_of(message)
         if not (is_tool_part(part) and part.get("state") in _UNFINISHED)
+        or (part.get("state") == "input-available" and part.get("toolCallId") in waiting)
     ]
     return {**message, "parts": parts}
 

@@ -20,10 +20,11 @@ import anyio.from_thread
 import anyio.lowlevel
 from cyclopts import Parameter
 
-from everturn.cli.output import complain, console, print_json, stderr
+from everturn.cli.output import TRIES, complain, console, print_json, stderr
 from everturn.client.agent_chat import AgentChat
+from everturn.client.api import Api
 from everturn.client.chat_stream import ChatStream
-from everturn.errors import EverturnError
+from everturn.errors import EverturnError, Unprocessable
 
 #: Two Ctrl-C within this many seconds leave.
 TWICE_S = 2.0
@@ -43,7 +44,11 @@ def chat(
     """Talk to an agent. Ctrl-C stops an answer, twice leaves; `/quit` leaves too."""
     conversation = _Conversation(agent, id)
     if message is not None:
-        status = anyio.run(conversation.once, message, as_json)
+        try:
+            status = anyio.run(conversation.once, message, as_json)
+        except Unprocessable as error:
+            status = 1
+            complain(str(error), anyio.run(conversation.others))
     else:
         status = anyio.run(conversation.run)
     if status:
@@ -98,7 +103,8 @@ class _Conversation:
                         status |= await self._show(self._stream)
                     except EverturnError as error:
                         status = 1
-                        complain(str(error))
+                        unknown = isinstance(error, Unprocessable)
+                        complain(str(error), await self.others() if unknown else None)
                         if not sys.stdin.isatty():
                             break
                     finally:
@@ -108,6 +114,17 @@ class _Conversation:
                 stderr().print(f"[dim]go on with:[/] everturn chat {self._agent} --id {chat.id}")
                 return 0
         return status
+
+    async def others(self) -> str | None:
+        """A hint for a name that nobody answers to: those that are known. None when it is one."""
+        try:
+            tasks = await Api(tries=TRIES).list_tasks()
+        except EverturnError:
+            return None  # what was wrong in the first place has been said
+        names = [task["id"] for task in tasks if task["kind"] != "task"]
+        if not names or self._agent in names:
+            return None
+        return f"Agents that are known there: {', '.join(names)}"
 
     async def _watch_interrupts(self, chat: AgentChat, scope: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:

@@ -115,7 +115,7 @@ class _Dev:
                 on_unusable=lambda: self._give_up(tasks.cancel_scope),
             )
             tasks.start_soon(supervisor.run)
-            tasks.start_soon(self._greet, system)
+            tasks.start_soon(self._greet, system, supervisor)
             if self._reload:
                 tasks.start_soon(self._watch, system, supervisor)
 
@@ -147,11 +147,17 @@ class _Dev:
             file.write(json.dumps(content) + "\n")
         scratch.replace(path)
 
-    async def _greet(self, system: System) -> None:
+    async def _greet(self, system: System, supervisor: Supervisor) -> None:
+        """Say what there is to talk to, as soon as it can be talked to.
+
+        The store may know tasks of other apps, and workers of an earlier start whose lease is not
+        over: what counts is the worker that was started here, and what it declared.
+        """
+        state, links = system.services.state, system.services.links
         with anyio.move_on_after(READY_S):
-            while not await system.ready():
+            while await state.worker(supervisor.worker_id or "") is None:
                 await anyio.sleep(0.02)
-            tasks = await system.services.state.tasks(system.environment.id)
+            tasks = links.tasks_of(supervisor.worker_id or "")
             agents = [task.task_id for task in tasks if task.kind != "task"]
             others = [task.task_id for task in tasks if task.kind == "task"]
             out = console()

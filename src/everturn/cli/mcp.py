@@ -20,7 +20,7 @@ def mcp(*, read_only: Annotated[bool, cyclopts.Parameter(negative="")] = False) 
     key are the ones every command uses.
 
     Args:
-        read_only: offer only what changes nothing.
+        read_only: Offer only what changes nothing.
     """
     anyio.run(_server(ChatTools(read_only=read_only)).run_stdio_async)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: How often a command asks a server before it gives up: a person waits for it.
 TRIES: Final = 2
+#: Characters a table may be wide. A terminal that is narrower wraps its lines.
+TABLE_WIDTH: Final = 4096
 
 
 @cache
@@ -52,19 +54,23 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table for people; `empty` is said when there are no rows."""
+    """A table for people; `empty` is said when there are no rows.
+
+    Cells are never cut, however narrow the terminal: half an id cannot be copied.
+    """
+    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="fold")
+        table.add_column(column, no_wrap=True)
     count = 0
     for row in rows:
         table.add_row(*[escape(cell) for cell in row])
         count += 1
     if count:
-        console().print(table)
+        Console(highlight=False, soft_wrap=True, width=TABLE_WIDTH).print(table)
     else:
         stderr().print(f"[dim]{escape(empty)}[/]")
 

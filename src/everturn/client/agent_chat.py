@@ -20,11 +20,11 @@ import httpx2
 from everturn.client import wire
 from everturn.client.api import Api, Endpoint, Send
 from everturn.client.chat_stream import ChatStream
-from everturn.client.follow import Follower, stored_records
+from everturn.client.follow import Follower
+from everturn.client.looking import look_first, look_for_ends, look_for_others
 from everturn.client.turns import AbortSignal, Boundary, ChatState, TurnReader
-from everturn.errors import EverturnError, SessionNotFound
+from everturn.errors import EverturnError
 from everturn.ids import Ids
-from everturn.protocol.records import TURN_COMPLETE, InputCursor, parse_input
 from everturn.rules import durations, limits
 
 STREAM_TIMEOUT_S = 120
@@ -258,6 +258,8 @@ class AgentChat:
         """
         if not self._state.started:
             return None
+        if self._reader is not None:
+            await self._reader.settle()  # this object forgets it, and a stop that is due with it
         return self._stream(Boundary(None), signal, on_stop=None)
 
     # --- handing over to a run (head start) -------------------------------------------------------
@@ -281,11 +283,13 @@ class AgentChat:
         await self._ensure_started()
         if self._reader is not None:
             await self._reader.settle()  # a stop that is due goes before the message
-        if not self._state.is_settled or self._state.known is None:
-            await self._look_for_ends()
+        if self._state.known is None:
+            await look_first(self._reads, self.id, self._state)
+        elif not self._state.is_settled:
+            await look_for_ends(self._reads, self.id, self._state)
         seq = await self._append_message(payload)
         if seq is not None and self._state.misses(seq):
-            await self._look_for_others(seq)
+            await look_for_others(self._reads, self.id, self._state, seq)
         boundary = self._state.awaits(seq)
 
         async def stop() -> None:
@@ -328,7 +332,7 @@ class AgentChat:
             if created.get("isCached") and self._state.last_seq is None:
                 # Somebody talked to this agent before. Without a cursor the first stream would
                 # replay the turn before ours and end with it.
-                await self._look_for_ends()
+                await look_first(self._reads, self.id, self._state)
             elif not created.get("isCached"):
                 self._state.looked()
             self._state.started = True
@@ -351,53 +355,6 @@ class AgentChat:
             "taskIdentifier": self.agent,
             "triggerConfig": config,
         }
-
-    async def _look_for_ends(self, before: int | None = None) -> None:
-        """See what is settled meanwhile; when all is, the cursor moves past it.
-
-        With `before`, up to the turn that answers that message.
-        """
-        state, first = self._state, self._state.known is None
-        after = state.last_seq
-        if first and after is not None:
-            # The record a stored cursor names, too: the end of a turn says what it has answered.
-            after = after - 1 if after > 0 else None
-        try:
-            records = await stored_records(self._reads, self.id, "out", after=after)
-        except SessionNotFound:
-            return
-        under_way = False
-        for record in records:
-            if record.control == TURN_COMPLETE:
-                cursor = InputCursor.of(record)
-                if before is not None and cursor.covers(before):
-                    return
-                state.saw_turn_complete(cursor)
-                under_way = False
-                if state.is_settled:
-                    state.saw(record)
-            elif record.is_data:
-                under_way = True
-        if first:
-            if state.last_seq is None:
-                state.looked()
-            if under_way:
-                # Nobody of ours is answered there: it began before we came.
-                state.turn_is_open()
-            if records:
-                state.saw(records[-1])
-
-    async def _look_for_others(self, seq: int) -> None:
-        """Somebody else wrote before our message: their answers come first, or came already."""
-        known = self._state.known
-        after = None if known is None or known < 0 else known
-        try:
-            records = await stored_records(self._reads, self.id, "in", after=after)
-        except EverturnError:
-            return  # a token or a proxy that reads answers only; then as if nobody had
-        inputs = (parse_input(record) for record in records if record.seq_num < seq)
-        self._state.others((i.seq_num for i in inputs if i.needs_answer), upto=seq - 1)
-        await self._look_for_ends(before=seq)
 
     async def _append_message(self, payload: Mapping[str, Any]) -> int | None:
         payload = {"chatId": self.id, **payload}

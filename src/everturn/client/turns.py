@@ -83,7 +83,7 @@ def is_known(cursor: InputCursor) -> bool:
 class ChatState:
     """What a chat client knows of its chat; shared by the streams it hands out."""
 
-    __slots__ = ("_known", "_open_turn", "_unsettled", "last_seq", "started")
+    __slots__ = ("_known", "_open_turn", "_settled", "_unsettled", "last_seq", "started")
 
     def __init__(self, *, started: bool, last_seq: int | None) -> None:
         self.started = started
@@ -91,6 +91,9 @@ class ChatState:
         self.last_seq = last_seq
         #: Numbers of what this client sent and no turn-complete seen so far covers, in order.
         self._unsettled: dict[int, None] = {}
+        #: What the newest turn-complete seen has decided. The answer to an append may come after
+        #: it: its first try was stored, and only the second was answered.
+        self._settled = InputCursor()
         #: Whether a turn is under way of which only that is known.
         self._open_turn = False
         #: Up to here everything on `.in` is either settled or unsettled; None when nobody looked.
@@ -123,13 +126,13 @@ class ChatState:
     def wrote(self, seq: int | None) -> None:
         """A record of this client was stored."""
         if seq is not None and not self.misses(seq):
-            self._known = seq
+            self._knows(seq)
 
     def others(self, seqs: Iterable[int], *, upto: int) -> None:
         """Messages of others below `upto`, which are answered before what comes there."""
         for seq in seqs:
-            self._unsettled[seq] = None
-        self._known = upto
+            self._expect(seq)
+        self._knows(upto)
 
     def turn_is_open(self) -> None:
         """Somebody's turn is under way; its end was not seen."""
@@ -152,9 +155,19 @@ class ChatState:
             self._open_turn = True
             return
         self.wrote(seq)
+        self._expect(seq)
+
+    def _expect(self, seq: int) -> None:
+        """A turn-complete that covers this number is still to come, if none was seen."""
+        if self._settled.covers(seq):
+            return
         self._unsettled[seq] = None
         if len(self._unsettled) > limits.INPUT_BUFFER_MAX:
             del self._unsettled[next(iter(self._unsettled))]
+
+    def _knows(self, seq: int) -> None:
+        """Never less than before: answers to appends may come in another order than they."""
+        self._known = seq if self._known is None else max(seq, self._known)
 
     def saw(self, record: Record) -> None:
         if self.last_seq is None or record.seq_num > self.last_seq:
@@ -162,8 +175,9 @@ class ChatState:
 
     def saw_turn_complete(self, cursor: InputCursor) -> None:
         self._open_turn = False
+        self._settled = self._settled.newest(cursor)
         if cursor.seq_num is not None:
-            self._known = max(cursor.seq_num, -1 if self._known is None else self._known)
+            self._knows(cursor.seq_num)
         for seq in self.unsettled:
             if not is_known(cursor) or cursor.covers(seq):
                 del self._unsettled[seq]
@@ -194,6 +208,8 @@ class TurnReader:
         self._on_turn_complete = on_turn_complete
         self._scope: anyio.CancelScope | None = None
         self._aborted = False
+        #: The follower ended before the turn did.
+        self._silent = False
         self._undo: Callable[[], None] = lambda: None
         self.complete = False
         self.closed = False
@@ -209,7 +225,7 @@ class TurnReader:
 
         Raises what following raises.
         """
-        while not (self.closed or self.complete):
+        while not (self.closed or self.complete or self._silent):
             if self._aborted:
                 await self.settle()
                 break
@@ -251,8 +267,7 @@ class TurnReader:
         arrived: Arrived | None = None
         with anyio.CancelScope() as self._scope:
             arrived = await self._follower.next()
-            if arrived is None:
-                self.closed = True
+            self._silent = arrived is None
         self._scope = None
         return arrived
 

@@ -8,7 +8,8 @@ The facts come from three reads: the snapshot, the records of `.out` after it, t
   continuation that finds an unfinished answer, the message it belongs to counts as answered by
   that partial (the server normally closes such a turn itself; this is the defence behind it).
 * which message a stop meant: a stop that nobody decided, newer than the first open message,
-  stops that message; a stop that names another open message stops that one.
+  stops that message; a stop that names another open message waits for the turn of that one,
+  because the turn of the first is not over.
 * whether the run ends at once: a `close` that is the newest and only thing left.
 * where the run goes first (`first_step`).
 """
@@ -36,8 +37,11 @@ class Recovery(NamedTuple):
     keeps_partial: bool = False
     #: Whether `on_recovery_boot` fires.
     asks_hook: bool = False
-    #: The message a stop ended while nobody ran it: it gets its turn-complete at boot.
+    #: The first message, when a stop ended it while nobody ran it: its turn-complete is due at
+    #: boot.
     stopped: Input | None = None
+    #: Stops that name later messages of `turns`.
+    stops: tuple[Input, ...] = ()
     #: Seq numbers that need no turn: stale stops, closes, unknown records.
     dropped: tuple[int, ...] = ()
     #: A lone, newest `close`: the run ends right after `on_boot`.
@@ -92,13 +96,15 @@ def recover(
     closes = [item for item in undecided if item.trigger == "close"]
     newest = next((item for item in reversed(undecided) if item.kind == "message"), None)
     ends = newest if newest is not None and newest in closes and not wanted else None
+    later = {item.seq_num for item in wanted[1:]}
+    stops = tuple(item for item in undecided if item.kind == "stop" and target_of(item) in later)
+    kept = (ends, *stops)
     dropped = tuple(
-        item.seq_num for item in undecided if not item.needs_answer and item is not ends
+        item.seq_num for item in undecided if not item.needs_answer and item not in kept
     )
-    base = Recovery(turns=tuple(wanted), dropped=dropped, ends=ends, stopped=stopped)
+    base = Recovery(turns=tuple(wanted), dropped=dropped, ends=ends, stopped=stopped, stops=stops)
     if stopped is not None:
-        rest = tuple(item for item in wanted if item is not stopped)
-        return base._replace(turns=rest, keeps_partial=stopped is wanted[0])
+        return base._replace(turns=tuple(wanted[1:]), keeps_partial=True)
     if not has_partial:
         return base
     if attempt > 1:
@@ -129,18 +135,13 @@ def _stops(stop: Input, item: Input) -> bool:
 
 
 def _stopped(wanted: Sequence[Input], undecided: Sequence[Input]) -> Input | None:
-    """The open message that an undecided stop means (rulings §1.12)."""
+    """The first open message, when an undecided stop means it (rulings §1.12)."""
     if not wanted:
         return None
+    first = wanted[0]
     for stop in undecided:
-        if stop.kind != "stop":
-            continue
-        target = target_of(stop)
-        if target is None and stop.seq_num > wanted[0].seq_num:
-            return wanted[0]
-        for item in wanted:
-            if item.seq_num == target:
-                return item
+        if _stops(stop, first) or (_stops_anything(stop) and stop.seq_num > first.seq_num):
+            return first
     return None
 
 

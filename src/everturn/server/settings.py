@@ -76,7 +76,9 @@ class Settings:
         "Whether the embedded engines sync every commit to disk. `false` is for measurements: "
         "acknowledged records may be lost at power loss.",
     )
-    servers: int = _setting(1, "How many servers share these engines.")
+    servers: int = _setting(
+        1, "How many servers share these engines. More than 1 is refused: streams have one owner."
+    )
     rate_limits: bool | None = _setting(
         None, "Whether requests under `/api` are limited per key. Default: off on loopback."
     )
@@ -125,7 +127,7 @@ class Settings:
         if self.servers > 1 and local:
             raise ConfigurationError(
                 f"{self.servers} servers cannot share {_scheme(local[0])} engines: "
-                "one process owns them. Use PostgreSQL and a shared stream engine."
+                "one process owns them, and there is no other stream engine yet."
             )
         if self.streams != MEMORY_URL and self.database == MEMORY_URL:
             raise ConfigurationError(

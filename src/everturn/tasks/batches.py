@@ -106,13 +106,25 @@ async def _trigger(
     runtime = runtimes.current_or_none()
     if runtime is None:
         handle = await batches.create(body)
-        if not handle.is_cached:
+        if not handle.is_cached or await _is_unfilled(handle, len(wire)):
             await batches.fill(handle.id, wire)
         return handle, ()
     body["parentRunId"] = runtime.info.run_id
     if wait:
         body["resumeParentOnCompletion"] = True
     return await _in_run(runtime, body, wire)
+
+
+async def _is_unfilled(handle: BatchHandle, count: int) -> bool:
+    """Whether the batch that a key found still misses items, and these are as many.
+
+    Whoever made it may have died before all of them were stored. Where it is still at it, both
+    send, and each item starts one run.
+    """
+    from everturn.client import batches
+
+    found = await batches.retrieve(handle)
+    return found.status == "PENDING" and found.run_count == count
 
 
 async def _in_run(

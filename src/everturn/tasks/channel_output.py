@@ -15,12 +15,13 @@ from typing import Any
 import anyio
 
 from everturn.client.channels import ControlRecord, OutputPart
-from everturn.errors import EverturnError
+from everturn.errors import EverturnError, TooLarge
 from everturn.protocol.records import (
     NewRecord,
     Record,
     control_record,
     data_body,
+    metered_bytes,
     open_envelope,
     trim_record,
 )
@@ -51,7 +52,8 @@ class SessionOutput:
     ) -> int:
         """Stream values as records until the source ends or `signal` is aborted.
 
-        Returns how many were written, once all are durable.
+        Returns how many were written, once all are durable. Raises TooLarge for a value that is
+        no record any more; what came before it is written.
         """
         count = 0
         async for value in _iterate(source):
@@ -153,7 +155,17 @@ class SessionOutput:
         return NewRecord(body=body)
 
     def _send(self, value: Any) -> None:
-        self._runtime.append([self._record(value)])
+        """Queue one record without waiting for it. Raises TooLarge, which nobody would await."""
+        record = self._record(value)
+        size = metered_bytes(record.headers, record.body)
+        if size > limits.RECORD_BYTES_MAX:
+            raise TooLarge(
+                f"a record of {size} bytes, at most {limits.RECORD_BYTES_MAX}",
+                what="record",
+                bytes=size,
+                bytes_max=limits.RECORD_BYTES_MAX,
+            )
+        self._runtime.append([record])
 
 
 def _control(record: Record) -> ControlRecord:

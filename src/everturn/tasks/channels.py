@@ -74,11 +74,13 @@ class _Item(NamedTuple, Generic[T]):
 class _Waiter(Generic[T]):
     """One pending `once` or `wait`."""
 
-    __slots__ = ("event", "item")
+    __slots__ = ("consumed", "event", "item")
 
     def __init__(self) -> None:
         self.event = anyio.Event()
         self.item: _Item[T] | None = None
+        #: What the author had finished with when the item came.
+        self.consumed: int | None = None
 
 
 class SessionInput(Generic[T]):
@@ -173,6 +175,7 @@ class SessionInput(Generic[T]):
         self._handlers.append(handler)
         kept = [item for item in self._buffer if not self._offer(handler, item)]
         self._buffer = kept
+        self._shrank()
         self.open()
 
         def undo() -> None:
@@ -307,7 +310,7 @@ class SessionInput(Generic[T]):
         taken = False
         if self._waiters:
             waiter = self._waiters.pop(0)
-            waiter.item = item
+            waiter.item, waiter.consumed = item, self._consumed
             waiter.event.set()
             taken = True
         for handler in list(self._handlers):
@@ -331,9 +334,13 @@ class SessionInput(Generic[T]):
     def _pop(self) -> _Item[T]:
         item = self._buffer.pop(0)
         self._consumed = item.seq_num
+        self._shrank()
+        return item
+
+    def _shrank(self) -> None:
+        """The tail may read on; it looks itself whether there is room."""
         if self._shrunk is not None:
             self._shrunk.set()
-        return item
 
     async def _next(self, limit_s: float | None, signal: Signal | None) -> _Item[T] | None:
         await self.settle()
@@ -355,11 +362,15 @@ class SessionInput(Generic[T]):
             self._leave(waiter)
 
     def _leave(self, waiter: _Waiter[T]) -> None:
-        """Stop waiting. A record that came in the moment of leaving goes back to the buffer."""
+        """Stop waiting. A record that came in the moment of leaving goes back to the buffer.
+
+        Nobody has seen it, so it does not count as consumed: it would be missing after a crash.
+        """
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         if waiter.item is not None:
             self._buffer.insert(0, waiter.item)
+            self._consumed = waiter.consumed
 
     async def _suspended(self, limit_s: float | None) -> _Item[T] | None:
         clock = self._runtime.clock
@@ -374,6 +385,8 @@ class SessionInput(Generic[T]):
                 in_time = await self.suspend(until_ms=until_ms, ready=waiter.event.is_set)
                 if not in_time and until_ms is not None:
                     break
+            if self._handlers:
+                self.open()  # they are shown what comes while the author works, as before
             item, waiter.item = waiter.item, None
             return item
         finally:

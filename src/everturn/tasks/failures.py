@@ -80,9 +80,17 @@ def stored_error(error: BaseException) -> dict[str, Any]:
     return {
         "type": "BUILT_IN_ERROR",
         "name": type(error).__name__,
-        "message": str(error)[:MESSAGE_CHARS_MAX],
+        "message": _message_of(error)[:MESSAGE_CHARS_MAX],
         "stackTrace": stack_of(error),
     }
+
+
+def _message_of(error: BaseException) -> str:
+    """What it says; the stack says the same of one whose `__str__` fails."""
+    try:
+        return str(error)
+    except Exception:  # the author's own code
+        return f"<{type(error).__name__} whose text cannot be made>"
 
 
 def stack_of(error: BaseException) -> str:
@@ -108,7 +116,12 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def outcome_of(error: BaseException, runtime: RunRuntime) -> RunOutcome:
-    """How an attempt ends whose code raised `error`."""
+    """How an attempt ends whose code raised `error`.
+
+    A task group wraps what one of its tasks raised; what it was decides, and is what is stored.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     if isinstance(error, AttemptFailed):
         return error.outcome
     if isinstance(error, CompleteTask):

@@ -22,6 +22,8 @@ import asyncio
 from typing import Final
 from weakref import WeakKeyDictionary
 
+import anyio
+
 from everturn.errors import NonDeterminismError, Unprocessable
 from everturn.protocol.runs import RunInfo
 from everturn.tasks.runtime import RunRuntime
@@ -42,6 +44,8 @@ class Journal:
         self._used = {position for position, _, _ in info.journal}
         self._name: str | None = None
         self._new_name = f"{info.run_id}:{info.fence}"
+        #: Made when first needed: most runs start no child.
+        self._naming: anyio.Lock | None = None
         for _, key, result in info.journal:
             place, _, operation = key.partition(" ")
             self._stored[place] = (operation, result)
@@ -98,9 +102,12 @@ class Journal:
         the same request key and finds the same child. The name is the first fence the journal
         was written under, so it is stored before it is used.
         """
-        if self._name is None:
-            self._name = self._new_name
-            await self.put(runtime, _NAME, "", self._name.encode())
+        if self._naming is None:
+            self._naming = anyio.Lock()
+        async with self._naming:  # several branches may start their first child at once
+            if self._name is None:
+                await self.put(runtime, _NAME, "", self._new_name.encode())
+                self._name = self._new_name
         return self._name
 
     def _lane(self) -> int:

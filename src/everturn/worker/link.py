@@ -249,10 +249,16 @@ class Link:
         delay_s = min(BACKOFF_S_MIN * 2 ** (attempt - 1), BACKOFF_S_MAX)
         await self._clock.sleep(delay_s * self._ids.uniform(0.5, 1.0))
 
-    def fail_calls(self, error: errors.EverturnError, *, run_id: str | None = None) -> None:
-        """End open calls (of one run, or all) with an error: their answers are not awaited."""
+    def fail_calls(
+        self, error: errors.EverturnError, *, held: frames.HeldRun | None = None
+    ) -> None:
+        """End open calls (all, or those of one claim) with an error: their answers are not awaited.
+
+        Of one claim and not of one run: the run may have come back to this worker meanwhile.
+        """
         for call in list(self._calls.values()):
-            if call.result is None and (run_id is None or call.frame.run_id == run_id):
+            made_by = frames.HeldRun(call.frame.run_id, call.frame.fence)
+            if call.result is None and held in (None, made_by):
                 call.answer(error)
 
     # --- the connection ------------------------------------------------------------------------

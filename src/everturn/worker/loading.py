@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from everturn.clock import Clock
 from everturn.errors import ConfigurationError, EverturnError
@@ -22,6 +24,10 @@ from everturn.tasks import registry as registries
 from everturn.tasks.registry import Registry
 
 VERSION_SETTING = "EVERTURN_VERSION"
+#: Folders of Python's own modules and of what pip installed.
+LIBRARIES: Final = tuple(
+    sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")
+)
 
 
 class App:
@@ -125,13 +131,17 @@ def _import_path(name: str) -> ModuleType:
 
 
 def _where(error: BaseException, name: str) -> str:
-    """`file:line` of the innermost frame of the author's, else the app's name."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
+    """`file:line` of the innermost frame of the author's, else the app's name.
+
+    A library that refuses what the app gave it is not where to look, so installed packages count
+    only when there is nothing else: the app may be one of them.
+    """
+    frames = [
         frame
-        for frame in frames
+        for frame in traceback.extract_tb(error.__traceback__)
         if "importlib" not in frame.filename and f"{os.sep}everturn{os.sep}" not in frame.filename
     ]
+    own = [f for f in frames if not f.filename.startswith(LIBRARIES)] or frames
     return f"{own[-1].filename}:{own[-1].lineno}" if own else name
 
 

@@ -6,7 +6,10 @@ of every parked run and stops the loop for seconds when there are many. So the c
 to leave them alone: full collections are rare from the start of the process (`calm_collector`),
 and as runs park, everything alive is frozen once per FREEZE_EVERY. Frozen objects are never
 looked at again, and cycles among them would stay for ever; so the young ones are collected first,
-which takes a moment only, and `thaw` undoes it when few runs are left.
+which takes a moment only, and `thaw` undoes it when few runs are left. A run that ends leaves
+cycles behind. So after as many ended runs as are parked, and at least ENDED_MAX, everything is
+looked at once: what is left behind is never more than what is held, and the pause is shared by as
+many runs as it is long for.
 
 Eviction asks the server first (call `evict`), because a message may be waking the run at that
 very moment: the server compares and sets, and the answer `evicted: false` means that the wake won
@@ -33,6 +36,8 @@ FREEZE_EVERY: Final = 250
 #: Objects made before a young collection, young ones before a middle one, middle ones before a
 #: full one. The interpreter's own are (700, 10, 10), for programs that hold little.
 THRESHOLDS: Final = (2_000, 10, 200)
+#: Runs that may end before what they left behind is collected, when fewer than that are parked.
+ENDED_MAX: Final = 500
 IDLE_TTL_S: Final = 15 * 60.0
 PARKED_MAX: Final = 200_000
 MEMORY_HIGH: Final = 0.8
@@ -81,6 +86,7 @@ class Parking:
         self._parked: dict[Parked, float] = {}
         self._since_freeze = 0
         self._frozen = False
+        self._ended = 0
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -106,6 +112,16 @@ class Parking:
             self._frozen = True
             gc.set_threshold(*THRESHOLDS)
         gc.collect(1)
+        gc.freeze()
+
+    def ended(self) -> None:
+        """A run of this process is over, parked before or not."""
+        self._ended += 1
+        if self._ended < max(ENDED_MAX, len(self._parked)):
+            return
+        self._ended = 0
+        gc.unfreeze()
+        gc.collect()
         gc.freeze()
 
     def thaw(self) -> None:

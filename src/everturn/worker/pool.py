@@ -123,18 +123,21 @@ class _Zygote:
             return self._forked.pop()
 
     async def kill(self, pid: int) -> int:
-        """End a child if it has not ended; its exit status."""
+        """End a child if it has not ended; its exit status, for the last time."""
         if pid not in self._exits and not self.gone:
             try:
                 await self._control.send(zygote.MESSAGE.pack(zygote.KILL, pid))
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self.gone = True
-        return await self.exited(pid)
+        status = await self.exited(pid)
+        self._exits.pop(pid, None)
+        return status
 
     async def exited(self, pid: int) -> int:
+        """Wait for the end of a child; its exit status, which is kept until `kill`."""
         while pid not in self._exits and not self.gone:
             await self._said.wait()
-        return self._exits.pop(pid, -signal.SIGKILL)
+        return self._exits.get(pid, -signal.SIGKILL)
 
 
 class Pool:

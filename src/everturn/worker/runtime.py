@@ -407,7 +407,7 @@ class LinkRuntime:
     def lost(self, error: Fenced | LeaseLost) -> None:
         """The run belongs to somebody else: every wait and write of it ends with an error."""
         self._out.fail(error)
-        self._link.fail_calls(error, run_id=self.run_id)
+        self._link.fail_calls(error, held=frames.HeldRun(self.run_id, self._info.fence))
         for tail in list(self._tails.values()):
             tail.fail(error)
 

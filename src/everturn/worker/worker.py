@@ -257,10 +257,12 @@ class Worker:
         attempt = self._attempts.get(frame.run_id)
         if attempt is None or frame.fence != attempt.runtime.info.fence:
             return
-        if frame.code != Fenced.code:
-            log.error("append.refused: run %s: %s", frame.run_id, frame.message)
         # Any refusal leaves a gap in the parts, after which nothing can be appended.
         attempt.lose(Fenced(frame.message))
+        if frame.code != Fenced.code:
+            # The run is still this worker's, as far as the server knows: it has to be told.
+            log.error("append.refused: run %s: %s", frame.run_id, frame.message)
+            attempt.runtime.abandon("an append was refused")
 
     # --- runs ----------------------------------------------------------------------------------
 
@@ -297,6 +299,7 @@ class Worker:
                 del self._attempts[info.run_id]
             self._active -= 1
             self._freed()
+            self.parking.ended()
             log.info("run.ended: %s", info.run_id, extra={"run_id": info.run_id})
 
     async def _refuse(self, runtime: LinkRuntime) -> None:

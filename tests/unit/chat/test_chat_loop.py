@@ -412,7 +412,7 @@ class TestStop:
         assert stopped == [False, False]
 
     async def test_a_stop_with_a_target_means_that_message_and_no_other(self) -> None:
-        """W-89; rulings §1.12. The used stop is in the decided set (§1.7)."""
+        """W-89; rulings §1.12. A stop is decided when it is used (§1.7)."""
         gate = Gate()
         watched(gate.agent, "on_turn_complete")
         async with mock_chat_agent(gate.agent) as h:
@@ -426,7 +426,7 @@ class TestStop:
             gate.open.set()
             await h.settled()
             stopped = [e.stopped for name, e in h.events if name == "on_turn_complete"]
-            assert await cursors(h) == [(0, [3, 4]), (1, [3, 4]), (4, [])]
+            assert await cursors(h) == [(0, [4]), (1, [3, 4]), (4, [])]
         assert stopped == [False, True, False]
 
     async def test_a_run_that_ignores_the_stop_gives_one_turn_complete(self) -> None:

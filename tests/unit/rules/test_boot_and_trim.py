@@ -68,8 +68,19 @@ def test_a_further_attempt_answers_the_message_of_the_partial_again() -> None:
 def test_only_a_stop_newer_than_the_first_open_message_stops_it() -> None:
     assert recovered(stop(0), message(1)).stopped is None
     assert recovered(message(1), stop(2)).stopped == message(1)
-    assert recovered(message(1), message(2), stop(3, target=2)).stopped == message(2)
     assert recovered(message(1), stop(2, target=9)).stopped is None
+
+
+def test_a_stop_that_names_a_later_message_waits_for_the_turn_of_that_one() -> None:
+    found = recovered(message(1), message(2), stop(3, target=2))
+    assert (found.stopped, found.stops) == (None, (stop(3, target=2),))
+    assert found.turns == (message(1), message(2))
+    both = recovered(message(1), message(2), stop(3), stop(4, target=2))
+    assert (both.stopped, both.turns, both.stops) == (
+        message(1),
+        (message(2),),
+        (stop(4, target=2),),
+    )
 
 
 def test_a_close_ends_the_run_only_when_it_is_newest_and_alone() -> None:

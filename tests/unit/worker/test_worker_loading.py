@@ -56,6 +56,12 @@ def test_an_import_that_fails_names_its_cause_and_line(tmp_path: Path) -> None:
     assert "no_such_package_of_theirs" in said
 
 
+def test_an_app_that_a_library_refuses_is_named_by_its_own_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "refused_app.py", "import anyio\n\nanyio.run(5)\n")
+
+    assert f"{path}:3" in problem(path)
+
+
 def test_an_app_without_agents_or_tasks_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "empty_app.py", "x = 1\n")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from collections.abc import Iterator
 
 import anyio
 import pytest
 
 from everturn.clock import SystemClock
-from everturn.worker.parking import FREEZE_EVERY, Parking, evict_all, memory_share
+from everturn.worker.parking import ENDED_MAX, FREEZE_EVERY, Parking, evict_all, memory_share
 from everturn.worker.probe import StallProbe
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +110,26 @@ def _compute_for_a_while(probe: StallProbe) -> None:
     until = time.monotonic() + 10
     while not probe.reports and time.monotonic() < until:
         pass
+
+
+async def test_what_ended_runs_leave_behind_is_collected_though_others_stay_parked() -> None:
+    """Frozen while they were parked, their cycles would otherwise stay for as long as others are."""
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left = Left()
+    gone = weakref.ref(left)
+    parking = Parking(Clock())
+    gc.collect()
+    gc.freeze()
+    try:
+        del left
+        gc.collect()
+        assert gone() is not None, "it is frozen"
+        for _ in range(ENDED_MAX):
+            parking.ended()
+        assert gone() is None
+    finally:
+        gc.unfreeze()

@@ -63,6 +63,8 @@ class AgentStream:
         self._start = start
         self._message_id = message_id
         self._stop = stop or Signal()
+        #: That of whoever pipes the stream, where it is another one.
+        self._also: Signal | None = None
         self._max_steps = max_steps
         #: Gives the text of the `error` chunk. Set it before reading.
         self.on_error: Callable[[BaseException], str] = on_error or error_text
@@ -85,7 +87,7 @@ class AgentStream:
         Called before reading, by whoever pipes the stream.
         """
         if stop is not self._stop:
-            self._stop = Signal.any(self._stop, stop)
+            self._also = stop
         if on_error is not None and self.on_error is error_text:
             self.on_error = on_error
 
@@ -99,21 +101,27 @@ class AgentStream:
             sdk_version=6,
             server_message_id=self._message_id,
             on_error_text=self._text_of,
-            stop_reason=lambda: self._stop.reason,
+            stop_reason=self._stop_reason,
             ends_quietly=self._is_last_step,
         )
         # The context manager only makes the reader; leaving it is `aclose`, which is called here
         # so that it can be shielded: a cancelled reader must still see its run end.
         self._events = events = await self._start().__aenter__()
-        undo = self._stop.on_abort(lambda _: events.cancel())
+        # Undone at the end: the author's signal may live as long as the run.
+        stops = [stop for stop in (self._stop, self._also) if stop is not None]
+        undo = [stop.on_abort(lambda _: events.cancel()) for stop in stops]
         try:
             async with aclosing(mapper.chunks(events)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
-            undo()
+            for let_go in undo:
+                let_go()
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await events.aclose()
+
+    def _stop_reason(self) -> str | None:
+        return self._stop.reason or (self._also.reason if self._also is not None else None)
 
     def _text_of(self, error: BaseException) -> str:
         self.error = error

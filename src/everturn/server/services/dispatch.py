@@ -163,9 +163,18 @@ class Dispatch:
                     self._services.links.mark(row.id, run, intent)
                 await self._services.waits.wake_if_over(run)
                 return
+            await self.let_settle(row, run)
             if await self.continue_session(row, "continuation") is not None:
                 return
         raise Unavailable(f"session {session.id} changed its run {_ROUNDS_MAX} times meanwhile")
+
+    async def let_settle(self, session: Session, run: Run | None) -> None:
+        """Before a session goes on: what its current run left open, if that is final, is closed.
+
+        Else the successor answers what is said to have failed a moment later (rulings §1.9).
+        """
+        if run is not None and run.state in FINAL:
+            await self._services.finishing.let_settle(run, session)
 
     async def continue_session(
         self, session: Session, reason: Literal["continuation", "upgrade", "manual"]

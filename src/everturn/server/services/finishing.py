@@ -6,14 +6,22 @@ parents that waited, the children of a cancelled run. A crash between the two le
 *unchecked*, and a sweep calls `settle` again. Every step of `settle` is harmless when repeated:
 the error chunk and the turn-complete have part ids that name run and message, the successor is a
 compare-and-set, a wake is one too, and cancelling a cancelled child does nothing.
+
+Nothing in the store says that relatives were not told, so a call that is interrupted between the
+steps, by a store that is away or with the link it came over, is remembered and told by a sweep;
+what a crash of this process interrupts is found by `sweeps/relatives.py`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, assert_never
 
-from everturn.errors import Fenced
+import anyio
+
+from everturn.errors import EverturnError, Fenced, Unavailable
 from everturn.protocol.records import InputCursor
 from everturn.protocol.runs import OutcomeKind, RunOutcome
 from everturn.rules.recovery import EndedRun, decide_ended
@@ -44,6 +52,8 @@ _SHOWN: Final[dict[RunState, str]] = {
 _SHOWN_ELSE: Final = "The agent failed before it could answer."
 #: Children cancelled with their parent, per level.
 _CHILDREN_MAX: Final = 10_000
+#: Interrupted endings kept for the sweep. Past it the oldest is left to `sweeps/relatives.py`.
+_UNTOLD_MAX: Final = 10_000
 
 
 class Finishing:
@@ -51,6 +61,11 @@ class Finishing:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        #: Ids of runs that may be final without their relatives knowing, oldest first.
+        self._untold: dict[str, None] = {}
+        #: Runs that are being ended here, each with what is set when its session is settled. Of
+        #: two that end one run at the same time one does it; both are waited for.
+        self._settling: dict[str, set[anyio.Event]] = {}
 
     async def report(self, run_id: str, fence: int, outcome: RunOutcome) -> None:
         """A worker says how an attempt ended. A repeat of the same report changes nothing.
@@ -103,53 +118,108 @@ class Finishing:
         cursor = None
         if outcome is not None and outcome.cursor is not None:
             cursor = InputCursor(outcome.cursor, frozenset(outcome.decided))
-        ended = await self._services.state.finish_run(
+        with self._to_be_told(run), self._settles(run) as settled:
+            ended = await self._finish(run, event, outcome, stored, cursor, only_from)
+            if ended is None:
+                return None
+            if stop is not None:
+                self._services.links.cancelled(run, stop)
+            log.info(
+                "run.finished",
+                extra={
+                    "run_id": run.id,
+                    "task_id": run.task_id,
+                    "session_id": run.session_id,
+                    "state": ended.state.value,
+                    "attempt": run.attempt,
+                },
+            )
+            turns = outcome.turns if outcome else 0
+            await self.settle(ended, before=run, turns=turns, settled=settled)
+        return ended
+
+    async def _finish(
+        self,
+        run: Run,
+        event: RunEvent,
+        outcome: RunOutcome | None,
+        error: Mapping[str, object] | None,
+        cursor: InputCursor | None,
+        only_from: frozenset[RunState] | None,
+    ) -> Run | None:
+        """The first step of `end`: the state."""
+        return await self._services.state.finish_run(
             run.id,
             event,
             now_ms=self._services.clock.now_ms(),
             fence=run.fence,
             output=outcome.output if outcome else None,
             output_type=outcome.output_type if outcome else None,
-            error=stored,
+            error=error,
             metadata=outcome.metadata if outcome else None,
             cursor=cursor,
             only_from=only_from,
         )
-        if ended is None:
-            return None
-        if stop is not None:
-            self._services.links.cancelled(run, stop)
-        log.info(
-            "run.finished",
-            extra={
-                "run_id": run.id,
-                "task_id": run.task_id,
-                "session_id": run.session_id,
-                "state": ended.state.value,
-                "attempt": run.attempt,
-            },
-        )
-        await self.settle(ended, before=run, turns=outcome.turns if outcome else 0)
-        return ended
 
     # --- what depends on an ended run --------------------------------------------------------
 
-    async def settle(self, run: Run, *, before: Run | None = None, turns: int = 0) -> None:
+    async def settle(
+        self,
+        run: Run,
+        *,
+        before: Run | None = None,
+        turns: int = 0,
+        settled: anyio.Event | None = None,
+    ) -> None:
         """Look after a run that is final. Safe to repeat, from any point.
 
         Args:
             before: the row as it was when it ended; unknown to a sweep.
             turns: how many turns its worker says it began; a sweep reads that off the log.
+            settled: is set as soon as the session is done with, or cannot be.
         """
         try:
             if run.session_id is not None:
                 await self._settle_session(run, before or run, turns)
         finally:
+            if settled is not None:
+                settled.set()
             # A session that cannot be settled is no reason to let a parent wait.
             await self.tell_relatives(run)
 
     async def tell_relatives(self, run: Run) -> None:
         """Wake whoever waited for this run; cancel the children of a cancelled one."""
+        with self._to_be_told(run):
+            await self._tell_relatives(run)
+
+    async def tell_again(self) -> int:
+        """Tell the relatives of runs whose ending was interrupted; how many such runs.
+
+        Raises what telling raises; whoever was not told yet stays remembered.
+        """
+        told = 0
+        for run_id in list(self._untold):
+            run = await self._services.state.run(None, run_id)
+            if run is not None and run.state in FINAL:
+                await self._tell_relatives(run)
+                told += 1
+            self._untold.pop(run_id, None)
+        return told
+
+    @contextmanager
+    def _to_be_told(self, run: Run) -> Iterator[None]:
+        """Remember the run unless the block is passed to its end."""
+        told = False
+        try:
+            yield
+            told = True
+        finally:
+            if not told:
+                self._untold[run.id] = None
+                if len(self._untold) > _UNTOLD_MAX:
+                    del self._untold[next(iter(self._untold))]
+
+    async def _tell_relatives(self, run: Run) -> None:
         for parent in await self._services.state.waiting_on_run(run.id):
             await self._services.waits.wake_if_over(parent)
         if run.state is not RunState.CANCELED:
@@ -159,6 +229,38 @@ class Finishing:
                 await self._services.runs.cancel(
                     child.environment_id, child.id, "Parent run was cancelled"
                 )
+
+    async def let_settle(self, run: Run, session: Session) -> None:
+        """See that a final run is settled, before another follows it.
+
+        An ending under way is waited for, because it knows more of the run than its row says; one
+        that was cut short is made up for. Raises Unavailable; for a log that cannot be read nothing
+        is done.
+        """
+        for settled in tuple(self._settling.get(run.id, ())):
+            await settled.wait()
+        if not await self._services.state.is_unchecked(session.id, run.id):
+            return
+        try:
+            await self.settle(run)
+        except Unavailable:
+            raise
+        except EverturnError as error:
+            log.error("session.unsettled", extra={"session_id": session.id, "error": error.code})
+
+    @contextmanager
+    def _settles(self, run: Run) -> Iterator[anyio.Event]:
+        """From before the state is set, so that whoever sees it set finds the mark."""
+        settled = anyio.Event()
+        endings = self._settling.setdefault(run.id, set())
+        endings.add(settled)
+        try:
+            yield settled
+        finally:
+            settled.set()
+            endings.discard(settled)
+            if not endings:
+                self._settling.pop(run.id, None)
 
     async def _settle_session(self, run: Run, before: Run, turns: int) -> None:
         state = self._services.state

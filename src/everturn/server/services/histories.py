@@ -6,8 +6,10 @@
    nothing names; it is never read.
 2. A record says that the document is there. This is the moment at which the history changes, and
    the fence is checked in it: a run that lost its session writes an object, and no more.
-3. What came before that record is trimmed, and the object before is deleted. A reader that was
-   about to read it looks again.
+3. Objects other than the newest are deleted, and the records before it trimmed. A reader that was
+   about to read one looks again; a crash before the trim leaves the records, by which the next
+   rewrite finds what is left. Which is newest the records say, and not who comes last: a rewrite
+   that is repeated late finds its record stored already, and a newer one behind it.
 """
 
 from __future__ import annotations
@@ -96,14 +98,20 @@ class Histories:
             channel_of(session),
         )
         name = self._object_name(session, fence, part)
-        before = _base(await self._records(channel))
         await objects.put(name, data)
         record = NewRecord(name.encode(), history.headers(history.BASE_HEADER, fence, part))
-        stored = await streams.append(channel, [record], fence=fence, first_part=part)
-        if stored.seq_nums[0] > 0:
-            await streams.append(channel, [trim_record(stored.seq_nums[0])])
-        if before is not None and before != name:
-            await objects.delete(before)
+        await streams.append(channel, [record], fence=fence, first_part=part)
+        await self._keep_newest(channel, name)
+
+    async def _keep_newest(self, channel: ChannelName, written: str) -> None:
+        """Forget every document but the newest, and `written` too when that is another."""
+        records = await self._records(channel)
+        named = [(record.seq_num, name) for record in records if (name := history.base_of(record))]
+        start, newest = named[-1]
+        for name in {written, *(name for _, name in named)} - {newest}:
+            await self._services.objects.delete(name)
+        if records[0].seq_num < start:
+            await self._services.streams.append(channel, [trim_record(start)])
 
     def _object_name(self, session: Session, fence: int | None, part: int | None) -> str:
         writer = self._services.ids.part() if fence is None else f"{fence}-{part}"

@@ -54,6 +54,9 @@ from everturn.server.services.link_sender import Sender
 from everturn.storage.ports.state import Environment, Run, Session, TaskVersion, Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from everturn.protocol.runs import TaskDeclaration
     from everturn.server.services import Services
 
 log = logging.getLogger("everturn.link")
@@ -169,6 +172,11 @@ class Link:
     def close(self) -> None:
         """End the connection; `ended` is set when all its tasks have ended."""
         self._scope.cancel()
+
+    @property
+    def tasks(self) -> Sequence[TaskDeclaration]:
+        """What the worker's version of the app declares."""
+        return self._hello.tasks
 
     # --- the life of a link ------------------------------------------------------------------
 

@@ -156,6 +156,7 @@ async def _evict(context: Context) -> dict[str, Any]:
             now_ms=services.clock.now_ms(),
             fence=run.fence,
             interruptions=run.interruptions,
+            only_from=parked,
         )
         gone = let_go is not None
         if let_go is not None:

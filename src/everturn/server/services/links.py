@@ -23,6 +23,9 @@ from everturn.server.services.link import Link, Transport
 from everturn.server.services.link_calls import CallMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from everturn.protocol.runs import TaskDeclaration
     from everturn.server.services import Services
     from everturn.storage.ports.state import Environment, Run
 
@@ -103,6 +106,11 @@ class Links:
 
     def connected(self, worker_id: str | None) -> bool:
         return worker_id in self._links
+
+    def tasks_of(self, worker_id: str) -> Sequence[TaskDeclaration]:
+        """What a worker that is connected here declared in its Hello; else nothing."""
+        link = self._links.get(worker_id)
+        return link.tasks if link is not None else ()
 
     def woken(self, run: Run, frame: Wake) -> None:
         """A parked run goes on at once, if its worker is connected here; else it is told when
@@ -228,8 +236,10 @@ class Links:
         lease is no substitute: by a clock that was set back it may run for hours.
         """
         now = self._services.clock.monotonic()
-        over = [worker_id for worker_id, at in self._gone.items() if at <= now]
-        for worker_id in over:
+        over = [(worker_id, at) for worker_id, at in self._gone.items() if at <= now]
+        for worker_id, at in over:
+            if self._gone.get(worker_id) != at:
+                continue  # It came back while those before it were given up.
             del self._gone[worker_id]
             self._memories.pop(worker_id, None)
             try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from everturn.errors import InvalidRequest, TaskNotFound, Unprocessable
-from everturn.rules.run_states import FINAL, RunEvent
+from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services import trigger_options as given
 from everturn.server.services.results import internal_error
 from everturn.storage.ports.state import Environment, NewRun, Run, TaskVersion
@@ -89,7 +89,7 @@ class Runs:
         # Also for a repeat: the wake-up of the first call may have been lost with its server.
         self._services.wakeups.notify(f"queue/{environment_id}")
         self._services.links.timer.moved(run.not_before_ms)
-        return run, not created
+        return await self._with_its_parent(run), not created
 
     async def replay(self, run: Run) -> Run:
         """Run a finished or unfinished run's payload again, as a new run on the current code.
@@ -168,6 +168,20 @@ class Runs:
         return run
 
     # --- parts -------------------------------------------------------------------------------
+
+    async def _with_its_parent(self, run: Run) -> Run:
+        """The run; cancelled when its parent was, before it could see this child.
+
+        The child is made first and the parent looked at afterwards, and cancelling does it the
+        other way round, so one of the two always sees the other.
+        """
+        if run.parent_run_id is None or run.state in FINAL:
+            return run
+        parent = await self._services.state.run(run.environment_id, run.parent_run_id)
+        if parent is None or parent.state is not RunState.CANCELED:
+            return run
+        ended = await self.cancel(run.environment_id, run.id, "Parent run was cancelled")
+        return ended or run
 
     async def _check_unused(self, environment_id: str, task_id: str, request_key: str) -> None:
         """Raise Unprocessable when a one-time token was used.

@@ -104,6 +104,8 @@ class Sessions:
             )
         # A server that has not seen the task's worker itself learns here which queue it named.
         services.dispatch.knows_queue(environment_id, task.task_id, task.queue)
+        if body.external_id is not None:
+            await self._let_settle(environment_id, body.external_id)
         try:
             opened = await services.state.open_session(
                 environment_id, new, services.dispatch.session_run, now_ms=services.clock.now_ms()
@@ -118,6 +120,12 @@ class Sessions:
         if opened.run_created:
             await services.dispatch.created(opened.run, opened.session)
         return opened
+
+    async def _let_settle(self, environment_id: str, external_id: str) -> None:
+        row = await self.fresh(environment_id, external_id)
+        if row is not None and row.current_run_id is not None:
+            run = await self._services.state.run(environment_id, row.current_run_id)
+            await self._services.dispatch.let_settle(row, run)
 
     async def _why_refused(self, environment_id: str, new: NewSession) -> str:
         row = await self.fresh(environment_id, new.external_id or new.id)

@@ -24,7 +24,7 @@ log = logging.getLogger("everturn.sweeps")
 
 Sweep = Callable[["Services"], Awaitable[int]]
 
-#: Once when the server starts: what only a crash of the server itself can leave.
+#: When the server starts, each until it has succeeded once: what a crash of the server can leave.
 AT_START: Final[Mapping[str, Sweep]] = {
     "absent_workers": runs.expect_workers,
     "waits_on_finished_runs": relatives.wake_parents,
@@ -37,6 +37,7 @@ OFTEN: Final[Mapping[str, Sweep]] = {
     "unstarted_runs": runs.unstarted,
     "orphaned_runs": runs.orphaned,
     "unchecked_sessions": runs.unchecked,
+    "interrupted_endings": runs.untold,
     "stranded_versions": runs.stranded,
     "expired_runs": runs.expired,
     "overdue_runs": runs.overdue,
@@ -46,6 +47,9 @@ _SELDOM_S: Final = 600.0
 #: Every ten minutes.
 SELDOM: Final[Mapping[str, Sweep]] = {
     "input_trims": inputs.trim_all,
+    # Beside one that crashed, another server may go on for months without a start.
+    "waits_on_finished_runs": relatives.wake_parents,
+    "children_of_cancelled_runs": relatives.cancel_children,
     "old_rows": retention.forget_old,
 }
 
@@ -56,7 +60,7 @@ async def run_sweeps(services: Services) -> None:
         tasks.start_soon(_forever, services, {"due_waits": timers.due}, timers.until_due)
         tasks.start_soon(_forever, services, {"lost_links": timers.lost}, timers.until_lost)
         # Beside the others: with many sessions it takes a while, and leases do not wait for it.
-        tasks.start_soon(sweep_once, services, AT_START)
+        tasks.start_soon(_at_start, services)
         tasks.start_soon(_forever, services, OFTEN, _often)
         tasks.start_soon(_forever, services, SELDOM, _seldom)
 
@@ -65,20 +69,36 @@ async def sweep_once(services: Services, sweeps: Mapping[str, Sweep]) -> int:
     """One pass of each of these; how much they repaired."""
     total = 0
     for name, sweep in sweeps.items():
-        try:
-            repaired = await sweep(services)
-        except (EverturnError, OSError) as error:
-            # The store is away. What is broken stays broken until the next pass.
-            log.warning("sweep.failed", extra={"sweep": name, "error": type(error).__name__})
-        except Exception:
-            # The edge of the process: a mistake in one sweep must not end the server, and with
-            # it the other repairs and everybody's sessions.
-            log.exception("sweep.broken", extra={"sweep": name})
-        else:
-            total += repaired
-            if repaired:
-                log.info("sweep.repaired", extra={"sweep": name, "count": repaired})
+        total += await _pass(services, name, sweep) or 0
     return total
+
+
+async def _pass(services: Services, name: str, sweep: Sweep) -> int | None:
+    """One pass of one sweep; how much it repaired, None when it could not be made."""
+    try:
+        repaired = await sweep(services)
+    except (EverturnError, OSError) as error:
+        # The store is away. What is broken stays broken until the next pass.
+        log.warning("sweep.failed", extra={"sweep": name, "error": type(error).__name__})
+        return None
+    except Exception:
+        # The edge of the process: a mistake in one sweep must not end the server, and with
+        # it the other repairs and everybody's sessions.
+        log.exception("sweep.broken", extra={"sweep": name})
+        return None
+    if repaired:
+        log.info("sweep.repaired", extra={"sweep": name, "count": repaired})
+    return repaired
+
+
+async def _at_start(services: Services) -> None:
+    """A server may start before its store does: what could not be looked at is looked at again."""
+    left = dict(AT_START)
+    while True:
+        left = {n: sweep for n, sweep in left.items() if await _pass(services, n, sweep) is None}
+        if not left:
+            return
+        await _often(services, 0)
 
 
 async def _forever(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from everturn.errors import EverturnError, Unavailable
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import open_input
@@ -12,6 +15,8 @@ from everturn.storage.ports.state import Session
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
+
+log = logging.getLogger("everturn.sweeps")
 
 #: Channels looked at in one pass.
 _CHANNELS_MAX: Final = 100_000
@@ -24,12 +29,14 @@ async def ensure_readers(services: Services) -> int:
     its run is suspended. A raw task's needs a wake only; a new run starts with the next append
     (rulings §1.16).
     """
-    ensured = 0
-    for session in await _recent_sessions(services):
-        if await _needs_check(services, session):
+
+    async def ensure(session: Session) -> bool:
+        needed = await _needs_check(services, session)
+        if needed:
             await services.dispatch.ensure_run(session)
-            ensured += 1
-    return ensured
+        return needed
+
+    return await _each(await _recent_sessions(services), ensure)
 
 
 async def repeat_checks(services: Services) -> int:
@@ -39,11 +46,29 @@ async def repeat_checks(services: Services) -> int:
 
 async def trim_all(services: Services) -> int:
     """Move the visible start of `in` behind the committed cursor (rulings §1.17)."""
-    trimmed = 0
-    for session in await _recent_sessions(services):
-        cursor = await services.outbox.committed(session)
-        trimmed += await services.outbox.trim_input(session, cursor)
-    return trimmed
+
+    async def trim(session: Session) -> bool:
+        return await services.outbox.trim_input(session, await services.outbox.committed(session))
+
+    return await _each(await _recent_sessions(services), trim)
+
+
+async def _each(sessions: list[Session], look: Callable[[Session], Awaitable[bool]]) -> int:
+    """Look after sessions one after the other; for how many there was something to do.
+
+    Raises Unavailable, which is everybody's trouble. Any other failure is of one session alone,
+    whose log cannot be read, and must not hold up those behind it.
+    """
+    count = 0
+    for session in sessions:
+        try:
+            count += await look(session)
+        except Unavailable:
+            raise
+        except EverturnError as error:
+            extra = {"session_id": session.id, "error": error.code}
+            log.error("session.not_looked_after", extra=extra)
+    return count
 
 
 async def _needs_check(services: Services, session: Session) -> bool:

@@ -1,7 +1,8 @@
 """Parents and children: what a crash between an ending and its telling left behind.
 
-Looked at when a server starts, since only a crash can leave these: runs that wait for a run that
-is final or for a token that is completed, and children of a run that was cancelled.
+Runs that wait for a run that is final or for a token that is completed, and children of a run that
+was cancelled. Only a crash, or a store that was away for long, leaves these; so all runs that are
+alive are looked at when a server starts, and then seldom.
 """
 
 from __future__ import annotations

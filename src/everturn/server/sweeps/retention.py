@@ -10,15 +10,19 @@ retention. A run's journal went with its end. Part ids of records live as long a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from everturn.errors import EverturnError, Unavailable
 from everturn.protocol.records import trim_record
 from everturn.server.services.run_streams import channels_of
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
     from everturn.storage.ports.state import Run
+
+log = logging.getLogger("everturn.sweeps")
 
 #: Rows of one transaction, and how many of them one pass takes of each kind.
 _BITE: Final = 200
@@ -64,16 +68,25 @@ async def _runs(services: Services, before_ms: int) -> int:
     runs = await services.state.forgettable_runs(
         finished_before_ms=before_ms, now_ms=services.clock.now_ms(), limit=_BITE
     )
-    for run in runs:
-        await _empty_streams(services, run)
-    return await services.state.forget_runs([run.id for run in runs]) if runs else 0
+    empty = [run.id for run in runs if await _empty_streams(services, run)]
+    if empty:
+        await services.state.forget_runs(empty)
+    return len(runs)
 
 
-async def _empty_streams(services: Services, run: Run) -> None:
-    for channel in channels_of(run):
-        bounds = await services.streams.bounds(channel)
-        if bounds.first < bounds.tail:
-            await services.streams.append(channel, [trim_record(bounds.tail)])
+async def _empty_streams(services: Services, run: Run) -> bool:
+    """False when a stream cannot be read: its run stays, and holds up none of the others."""
+    try:
+        for channel in channels_of(run):
+            bounds = await services.streams.bounds(channel)
+            if bounds.first < bounds.tail:
+                await services.streams.append(channel, [trim_record(bounds.tail)])
+    except Unavailable:
+        raise
+    except EverturnError as error:
+        log.error("run.not_forgotten", extra={"run_id": run.id, "error": error.code})
+        return False
+    return True
 
 
 async def _packets(services: Services, before_ms: int) -> int:

@@ -89,6 +89,11 @@ async def unchecked(services: Services) -> int:
     return settled
 
 
+async def untold(services: Services) -> int:
+    """Endings that were interrupted before parents and children heard of them."""
+    return await services.finishing.tell_again()
+
+
 async def stranded(services: Services) -> int:
     """Queued session runs whose version nobody serves move to the newest (rulings §1.19)."""
     now_ms = services.clock.now_ms()

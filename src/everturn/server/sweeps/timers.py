@@ -31,14 +31,14 @@ async def due(services: Services) -> int:
 async def until_due(services: Services, woken: int) -> None:
     """Sleep until something is due, at most a sweep interval, or until an earlier one appears.
 
-    A row that stays due although nothing could be woken (a delayed run whose version nobody
-    serves) must not make this spin: after a pass without effect the whole interval is slept.
+    A row that stays due although nothing could be woken must not make this spin: after a pass
+    without effect the whole interval is slept.
     """
     if woken >= _DUE_MAX:
         return
     pause_s = _IDLE_S
     try:
-        next_ms = await services.state.next_due_ms()
+        next_ms = await services.state.next_due_ms(now_ms=services.clock.now_ms())
     except (EverturnError, OSError):
         next_ms = None  # The store is away; the next pass says so.
     if next_ms is not None:

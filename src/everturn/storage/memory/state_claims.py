@@ -95,11 +95,12 @@ class Claims(Workers):
         ]
         return tuple(run for _, _, run in sorted(due, key=lambda entry: entry[:2])[:limit])
 
-    async def next_due_ms(self) -> int | None:
+    async def next_due_ms(self, *, now_ms: int) -> int | None:
         self._check_open()
         waits = [run.wait for run in self._in_states(RunState.SUSPENDED) if run.wait is not None]
         times = [wait.until_ms for wait in waits]
-        times += [run.not_before_ms for run in self._in_states(RunState.QUEUED)]
+        delayed = [run.not_before_ms or 0 for run in self._in_states(RunState.QUEUED)]
+        times += [at_ms for at_ms in delayed if at_ms > now_ms]
         tokens = self._waitpoints.values()
         times += [token.timeout_at_ms for token in tokens if token.completed_at_ms is None]
         return min((time for time in times if time is not None), default=None)

@@ -18,7 +18,7 @@ class Retention(Tables):
 
     async def take_chore(self, name: str, *, now_ms: int, every_ms: int) -> bool:
         self._check_open()
-        if self._chores.get(name, now_ms) > now_ms:
+        if now_ms < self._chores.get(name, now_ms) <= now_ms + every_ms:
             return False
         self._chores[name] = now_ms + every_ms
         return True
@@ -28,6 +28,11 @@ class Retention(Tables):
     ) -> Sequence[Run]:
         self._check_open()
         kept = {s.current_run_id for s in self._sessions.values()}
+        kept |= {
+            run.wait.ref
+            for run in self._in_states(RunState.SUSPENDED)
+            if run.wait is not None and run.wait.kind == "run"
+        }
         kept |= {run_id for run_id, expires in self._run_keys.values() if (expires or 0) > now_ms}
         found = [
             run

@@ -224,9 +224,10 @@ class Runs(Tables):
         not_before_ms: int | None = None,
         machine: str | None = None,
         unpin: bool = False,
+        only_from: frozenset[RunState] | None = None,
     ) -> Run | None:
         self._check_open()
-        run = self._guarded(run_id, event, fence=fence)
+        run = self._guarded(run_id, event, fence=fence, only_from=only_from)
         if run is None:
             return None
         run = changed(

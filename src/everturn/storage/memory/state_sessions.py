@@ -165,6 +165,10 @@ class Sessions(Tables):
         self._check_open()
         return self._consumed.get((session_id, task_id))
 
+    async def is_unchecked(self, session_id: str, run_id: str) -> bool:
+        self._check_open()
+        return self._unchecked.get(session_id) == run_id
+
     async def unchecked_sessions(self, *, limit: int) -> Sequence[Session]:
         self._check_open()
         return tuple(self._sessions[session_id] for session_id in islice(self._unchecked, limit))

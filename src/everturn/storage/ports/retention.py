@@ -3,8 +3,9 @@
 Forgetting is slow, repeated and never urgent. Each verb takes a bounded bite and is harmless when
 repeated. A row is kept while something alive could still need it, whatever its age:
 
-* a run: its session's current one; one whose parent is not final; one that an idempotency key
-  or a one-time-use token, whose time is not over, finds
+* a run: its session's current one; one whose parent is not final; one that a suspended run waits
+  for, its child or not; one that an idempotency key or a one-time-use token, whose time is not
+  over, finds
 * a wait token: one that is not completed; one that a suspended run waits for; one that its key finds
 * a batch: one that has runs left, or that its key finds
 * a packet: one that is the payload of a run
@@ -31,7 +32,8 @@ class RetentionStore(Protocol):
 
     async def take_chore(self, name: str, *, now_ms: int, every_ms: int) -> bool:
         """Whether the caller is the one to do a chore now. Of several servers one gets True, and
-        nobody does again for `every_ms`."""
+        nobody does again for `every_ms`. A time further ahead than that was written before the
+        clock was set back, and counts for nothing."""
         ...
 
     async def forgettable_runs(

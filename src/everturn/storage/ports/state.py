@@ -491,6 +491,10 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
 
     async def consumed(self, session_id: str, task_id: str) -> int | None: ...
 
+    async def is_unchecked(self, session_id: str, run_id: str) -> bool:
+        """Whether that run ended as the session's current one and `checked` has not followed."""
+        ...
+
     async def unchecked_sessions(self, *, limit: int) -> Sequence[Session]:
         """Sessions whose current run became final and was not yet `checked`: a crash's leavings."""
         ...
@@ -592,12 +596,14 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
         not_before_ms: int | None = None,
         machine: str | None = None,
         unpin: bool = False,
+        only_from: frozenset[RunState] | None = None,
     ) -> Run | None:
         """RETRY (`failures` + 1, journal dropped) or INTERRUPT (journal kept) -> QUEUED.
 
         `worker_id` is cleared. An INTERRUPT of a SUSPENDED run that still waits for something
         keeps it SUSPENDED without a worker. `interruptions` is stored as given. A session run
         that is no longer the current one is not queued again: it ends COMPLETED (rulings §1.11).
+        `only_from` narrows the states (compare-and-set of an eviction, rulings §1.18).
         """
         ...
 
@@ -636,9 +642,10 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
         """Suspended runs whose `wait.until_ms` has passed."""
         ...
 
-    async def next_due_ms(self) -> int | None:
+    async def next_due_ms(self, *, now_ms: int) -> int | None:
         """The earliest `wait.until_ms` of a suspended run, `not_before_ms` of a queued one or
-        `timeout_at_ms` of a token that is not completed."""
+        `timeout_at_ms` of a token that is not completed. A queued run whose time has come waits
+        for a worker, and not for time."""
         ...
 
     async def unstarted_runs(self, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:

@@ -50,6 +50,11 @@ _parents = runs.alias("parents")
 _NEEDED_BY_PARENT = exists().where(
     _parents.c.id == runs.c.parent_run_id, _parents.c.state.not_in(_FINAL)
 )
+_waiting = runs.alias("waiting")
+_WAITED_FOR = exists().where(
+    literal_column("waiting.state = 'SUSPENDED' AND waiting.wait_kind = 'run'"),
+    _waiting.c.wait_ref == runs.c.id,
+)
 _CURRENT = exists().where(
     sessions.c.id == runs.c.session_id, sessions.c.current_run_id == runs.c.id
 )
@@ -60,6 +65,7 @@ _OLD_RUNS = (
         literal_column("runs.finished_at_ms IS NOT NULL"),
         runs.c.finished_at_ms <= bindparam("before_"),
         ~_NEEDED_BY_PARENT,
+        ~_WAITED_FOR,
         ~_CURRENT,
         ~_KEYED,
     )
@@ -114,7 +120,8 @@ def take_chore(tx: Tx, name: str, *, now_ms: int, every_ms: int) -> bool:
     mine = {"name": name, "next_ms": now_ms + every_ms}
     if tx.insert_new(chores, mine):
         return True
-    due = update(chores).where(chores.c.name == name, chores.c.next_ms <= now_ms)
+    is_due = or_(chores.c.next_ms <= now_ms, chores.c.next_ms > now_ms + every_ms)
+    due = update(chores).where(chores.c.name == name, is_due)
     return tx.change(due.values(next_ms=now_ms + every_ms)) > 0
 
 

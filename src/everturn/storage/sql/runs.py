@@ -204,12 +204,20 @@ def _lock_for(event: RunEvent) -> Select[Any]:
     return _BY_ID.where(runs.c.state.in_(legal)).with_for_update()
 
 
-def _guarded(tx: Tx, run_id: str, event: RunEvent, fence: int | None) -> Run | None:
-    """The run, locked, if `event` is legal for it now and its fence is the caller's."""
+def _guarded(
+    tx: Tx,
+    run_id: str,
+    event: RunEvent,
+    fence: int | None,
+    only_from: frozenset[RunState] | None = None,
+) -> Run | None:
+    """The run, locked, if `event` is legal for it now, its fence is the caller's, and it is in one
+    of the states that the caller means."""
     row = tx.row(_lock_for(event), {"id_": run_id})
     if row is None or fence not in (None, row.fence):
         return None
-    return run_of(row)
+    run = run_of(row)
+    return run if only_from is None or run.state in only_from else None
 
 
 def save(tx: Tx, run: Run, *, now_ms: int, **changes: Any) -> Run:
@@ -276,8 +284,9 @@ def requeue_run(
     not_before_ms: int | None,
     machine: str | None,
     unpin: bool,
+    only_from: frozenset[RunState] | None,
 ) -> Run | None:
-    run = _guarded(tx, run_id, event, fence)
+    run = _guarded(tx, run_id, event, fence, only_from)
     if run is None:
         return None
     changes: dict[str, Any] = {"not_before_ms": not_before_ms}
@@ -331,8 +340,8 @@ def finish_run(
     cursor: InputCursor | None,
     only_from: frozenset[RunState] | None,
 ) -> Run | None:
-    run = _guarded(tx, run_id, event, fence)
-    if run is None or (only_from is not None and run.state not in only_from):
+    run = _guarded(tx, run_id, event, fence, only_from)
+    if run is None:
         return None
     changes: dict[str, Any] = {"output": output, "output_type": output_type, "error": error}
     if metadata is not None:

@@ -45,6 +45,7 @@ _UNCHECKED = (
     .order_by(sessions.c.seq)
     .limit(bindparam("limit_"))
 )
+_UNCHECKED_RUN = select(sessions.c.unchecked_run_id).where(sessions.c.id == bindparam("id_"))
 _CHECKED = (
     update(sessions)
     .where(sessions.c.id == bindparam("id_"), sessions.c.unchecked_run_id == bindparam("run_"))
@@ -272,6 +273,10 @@ def continue_session(
     if reason == "continuation" and _live_run(tx, found) is not None:
         return None
     return _set_current(tx, found, make_run(found, replacing), now_ms=now_ms)
+
+
+def is_unchecked(tx: Tx, session_id: str, run_id: str) -> bool:
+    return bool(tx.scalar(_UNCHECKED_RUN, {"id_": session_id}) == run_id)
 
 
 def unchecked_sessions(tx: Tx, *, limit: int) -> Sequence[Session]:

@@ -263,6 +263,9 @@ class SqlState(SqlDetails, SqlRetention):
     async def consumed(self, session_id: str, task_id: str) -> int | None:
         return await self._db.read(cursors.consumed, session_id, task_id)
 
+    async def is_unchecked(self, session_id: str, run_id: str) -> bool:
+        return await self._db.read(sessions.is_unchecked, session_id, run_id)
+
     async def unchecked_sessions(self, *, limit: int) -> Sequence[Session]:
         return await self._db.read(sessions.unchecked_sessions, limit=limit)
 
@@ -331,6 +334,7 @@ class SqlState(SqlDetails, SqlRetention):
         not_before_ms: int | None = None,
         machine: str | None = None,
         unpin: bool = False,
+        only_from: frozenset[RunState] | None = None,
     ) -> Run | None:
         return await self._db.write(
             runs.requeue_run,
@@ -342,6 +346,7 @@ class SqlState(SqlDetails, SqlRetention):
             not_before_ms=not_before_ms,
             machine=machine,
             unpin=unpin,
+            only_from=only_from,
         )
 
     async def finish_run(
@@ -381,8 +386,8 @@ class SqlState(SqlDetails, SqlRetention):
     async def due_runs(self, *, now_ms: int, limit: int) -> Sequence[Run]:
         return await self._db.read(sweeps.due_runs, now_ms=now_ms, limit=limit)
 
-    async def next_due_ms(self) -> int | None:
-        return await self._db.read(sweeps.next_due_ms)
+    async def next_due_ms(self, *, now_ms: int) -> int | None:
+        return await self._db.read(sweeps.next_due_ms, now_ms=now_ms)
 
     async def unstarted_runs(self, *, claimed_before_ms: int, now_ms: int) -> Sequence[Run]:
         return await self._db.read(

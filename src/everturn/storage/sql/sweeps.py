@@ -53,7 +53,9 @@ _FIRST_WAIT = select(func.min(runs.c.wait_until_ms)).where(
     in_states(RunState.SUSPENDED), runs.c.wait_until_ms.is_not(None)
 )
 _FIRST_DELAYED = select(func.min(runs.c.not_before_ms)).where(
-    in_states(RunState.QUEUED), runs.c.not_before_ms.is_not(None)
+    in_states(RunState.QUEUED),
+    runs.c.not_before_ms.is_not(None),
+    runs.c.not_before_ms > bindparam("now_"),
 )
 #: Its state began long enough ago, or before the clock was set back.
 _OLD = or_(
@@ -115,8 +117,9 @@ def expired_runs(tx: Tx, *, now_ms: int, limit: int) -> Sequence[Run]:
     return _found(tx, _EXPIRED, {"now_": now_ms, "limit_": limit})
 
 
-def next_due_ms(tx: Tx) -> int | None:
-    times = (tx.scalar(_FIRST_WAIT), tx.scalar(_FIRST_DELAYED), next_timeout_ms(tx))
+def next_due_ms(tx: Tx, *, now_ms: int) -> int | None:
+    delayed = tx.scalar(_FIRST_DELAYED, {"now_": now_ms})
+    times = (tx.scalar(_FIRST_WAIT), delayed, next_timeout_ms(tx))
     return min((time for time in times if time is not None), default=None)
 
 

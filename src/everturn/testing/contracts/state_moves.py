@@ -271,6 +271,10 @@ class TestFinishing:
             await state.finish_run("run_c1", RunEvent.COMPLETE, now_ms=NOW, only_from=_PARKED)
             is None
         )
+        again = await state.requeue_run(
+            "run_c1", RunEvent.INTERRUPT, now_ms=NOW, fence=run.fence, only_from=_PARKED
+        )
+        assert again is None
         assert await state.finish_run("run_c1", RunEvent.EXPIRE, now_ms=NOW) is None
         assert await get(state, "run_c1") == run
 

@@ -234,6 +234,14 @@ class TestForgetting:
         assert not await state.take_chore("c", now_ms=NOW + 9, every_ms=10)
         assert await state.take_chore("c", now_ms=NOW + 10, every_ms=10)
 
+    async def test_a_chore_is_done_although_the_clock_was_ahead_the_last_time(
+        self, state: StateStore
+    ) -> None:
+        assert await state.take_chore("c", now_ms=NOW + DAY, every_ms=10)
+
+        assert await state.take_chore("c", now_ms=NOW, every_ms=10)
+        assert not await state.take_chore("c", now_ms=NOW + 9, every_ms=10)
+
     async def test_finished_runs_are_forgotten_with_all_they_had(self, state: StateStore) -> None:
         env = await environment(state)
         key = {"idempotency_key": "i1", "idempotency_expires_ms": NOW + 5}
@@ -278,6 +286,20 @@ class TestForgetting:
         assert sorted(await forgettable(state)) == ["run_c1", "run_c2"]
         await state.forget_runs(["run_c2"])
         assert await state.children("run_c1") == ()
+
+    async def test_a_run_is_kept_while_another_waits_for_it(self, state: StateStore) -> None:
+        """One that a key found for it may be nobody's child by now."""
+        env = await environment(state)
+        await register(state, env)
+        await create(state, env, "run_c1")
+        waiting = await suspend(state, await start(state), Wait(kind="run", ref="run_c2"))
+        await create(state, env, "run_c2")
+        await finish(state, "run_c2", RunEvent.CANCEL)
+        assert await forgettable(state) == []
+
+        await state.wake_run(waiting.id, now_ms=NOW)
+
+        assert await forgettable(state) == ["run_c2"]
 
     async def test_the_current_run_of_a_session_is_kept(self, state: StateStore) -> None:
         env = await environment(state)

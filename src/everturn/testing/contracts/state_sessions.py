@@ -354,10 +354,14 @@ class TestUncheckedSessions:
         await finish(state, "run_c1")
 
         assert [s.id for s in await state.unchecked_sessions(limit=10)] == ["session_c1"]
+        assert await state.is_unchecked("session_c1", "run_c1")
+        assert not await state.is_unchecked("session_c1", "run_other")
+        assert not await state.is_unchecked("session_none", "run_c1")
         await state.checked("session_c1", "run_other")
         assert len(await state.unchecked_sessions(limit=10)) == 1
         await state.checked("session_c1", "run_c1")
         assert await state.unchecked_sessions(limit=10) == ()
+        assert not await state.is_unchecked("session_c1", "run_c1")
 
     async def test_a_successor_ends_it(self, state: StateStore) -> None:
         env = await environment(state)

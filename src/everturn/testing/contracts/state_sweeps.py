@@ -47,14 +47,16 @@ class TestSweeps:
     async def test_the_next_due_time_counts_waits_and_delayed_runs(self, state: StateStore) -> None:
         env = await environment(state)
         await register(state, env)
-        assert await state.next_due_ms() is None
+        assert await state.next_due_ms(now_ms=NOW) is None
         await create(state, env, "run_c1")
         await suspend(state, await start(state), Wait(kind="until", until_ms=NOW + 20))
-        assert await state.next_due_ms() == NOW + 20
+        assert await state.next_due_ms(now_ms=NOW) == NOW + 20
 
         await create(state, env, "run_c2", not_before_ms=NOW + 10)
 
-        assert await state.next_due_ms() == NOW + 10
+        assert await state.next_due_ms(now_ms=NOW) == NOW + 10
+        # From then on it waits for a worker, and must not hide what is due next.
+        assert await state.next_due_ms(now_ms=NOW + 10) == NOW + 20
 
     async def test_claims_that_nobody_confirmed_are_found(self, state: StateStore) -> None:
         env = await environment(state)

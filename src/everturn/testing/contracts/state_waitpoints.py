@@ -162,9 +162,9 @@ class TestWaitTokens:
 
         assert [row.id for row in due] == ["waitpoint_c2", "waitpoint_c1"]
         assert await state.due_waitpoints(now_ms=NOW + 9, limit=10) == ()
-        assert await state.next_due_ms() == NOW + 10
+        assert await state.next_due_ms(now_ms=NOW) == NOW + 10
         await state.complete_waitpoint(env, "waitpoint_c2", now_ms=NOW, timed_out=True)
-        assert await state.next_due_ms() == NOW + 20
+        assert await state.next_due_ms(now_ms=NOW) == NOW + 20
         assert len(await state.due_waitpoints(now_ms=NOW + 20, limit=10)) == 1
 
     async def test_runs_waiting_on_a_token_are_found(self, state: StateStore) -> None:
