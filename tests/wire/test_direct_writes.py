@@ -68,7 +68,7 @@ class TestTheOfficialClient:
 
     def test_what_is_refused_reaches_the_caller(self, drive: Driver) -> None:
         id = fresh("refused")
-        drive.run("sessions", id=id)  # opens it, and closes it at the end
+        drive.run("sessions", id=id, tag="any")  # opens it, and closes it at the end
         open_id = fresh("open")
         seen = drive.run("directRefused", id=open_id, closed=id)
 

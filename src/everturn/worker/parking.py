@@ -37,7 +37,7 @@ FREEZE_EVERY: Final = 250
 #: full one. The interpreter's own are (700, 10, 10), for programs that hold little.
 THRESHOLDS: Final = (2_000, 10, 200)
 #: Runs that may end before what they left behind is collected, when fewer than that are parked.
-ENDED_MAX: Final = 500
+ENDED_MAX: Final = 200
 IDLE_TTL_S: Final = 15 * 60.0
 PARKED_MAX: Final = 200_000
 MEMORY_HIGH: Final = 0.8

@@ -46,8 +46,8 @@ const scenarios = {
     const out = await collect(stream, { until: (value) => value?.said === "goodbye" });
     controller.abort();
     const retrieved = await sessions.retrieve(args.id);
-    const updated = await sessions.update(args.id, { tags: ["two"], metadata: { plan: "pro" } });
-    const listed = await collect(sessions.list({ tag: "two", limit: 10 }));
+    const updated = await sessions.update(args.id, { tags: [args.tag], metadata: { plan: "pro" } });
+    const listed = await collect(sessions.list({ tag: args.tag, limit: 10 }));
     const closed = await sessions.close(args.id, { reason: "done" });
     const closedAgain = await sessions.close(args.id, { reason: "other" });
     return { started, again, out, controls, retrieved, updated, listed, closed, closedAgain };
