@@ -88,10 +88,17 @@ TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (_S.SUSPENDED, _E.INTERRUPT): _S.QUEUED,  # its process is gone; the journal starts it again
     (_S.SUSPENDED, _E.COMPLETE): _S.COMPLETED,  # a session's run evicted or timed out
     (_S.SUSPENDED, _E.CANCEL): _S.CANCELED,
+    # Its worker never heard that it was suspended, and reports how the attempt ended instead.
+    (_S.SUSPENDED, _E.FAIL): _S.FAILED,
+    (_S.SUSPENDED, _E.CRASH): _S.CRASHED,
+    (_S.SUSPENDED, _E.RETRY): _S.QUEUED,
     (_S.RESUMING, _E.RESUME): _S.RUNNING,
     (_S.RESUMING, _E.INTERRUPT): _S.QUEUED,
     (_S.RESUMING, _E.COMPLETE): _S.COMPLETED,
     (_S.RESUMING, _E.CANCEL): _S.CANCELED,
+    (_S.RESUMING, _E.FAIL): _S.FAILED,
+    (_S.RESUMING, _E.CRASH): _S.CRASHED,
+    (_S.RESUMING, _E.RETRY): _S.QUEUED,
 }
 
 

@@ -354,3 +354,33 @@ async def test_a_message_is_not_answered_by_a_successor_before_its_failure_is_to
 
         assert errors_in(await kit.out(session)) == ["The run was cancelled."]
         assert found == [0], "the first message was open when the successor looked"
+
+
+async def test_a_worker_that_never_heard_of_its_suspension_may_still_fail() -> None:
+    """P-3, seed 1310: left suspended in the store, the run would be woken for nobody."""
+    kit = await Kit().open()
+    session = await kit.session()
+    async with kit.worker() as worker:
+        info = await worker.claim()
+        await in_state(kit, info.run_id, RunState.RUNNING)
+        await worker.suspend(info, None)
+        await worker.finish(info, "failed", error={"message": "the answer was lost"})
+        await kit.say(session, "hi")
+        successor = await worker.claim()
+
+    assert (await kit.run(info.run_id)).state is RunState.FAILED
+    assert successor.run_id != info.run_id
+
+
+async def test_a_worker_that_never_heard_of_its_wake_may_still_fail() -> None:
+    kit = await Kit().open()
+    session = await kit.session()
+    async with kit.worker() as worker:
+        info = await worker.claim()
+        await in_state(kit, info.run_id, RunState.RUNNING)
+        await worker.suspend(info, None)
+        await kit.say(session, "hi")
+        await worker.finish(info, "failed", error={"message": "the answer was lost"})
+
+    assert (await kit.run(info.run_id)).state is RunState.FAILED
+    assert errors_in(await kit.out(session)) != []
