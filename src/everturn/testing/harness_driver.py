@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,20 +22,21 @@ CLOSE_S_MAX: Final = 1.0
 class Driver(SessionSide):
     """The verbs a test drives a chat with. Those that wait return the turn."""
 
+    @abstractmethod
     async def start(self, *, attempt: int = 1, payload: Mapping[str, Any] | None = None) -> None:
         """Claim a run: a new one, or with `attempt` > 1 the same one again."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def reached(self, condition: Callable[[], bool]) -> None:
         """Return when `condition()` holds at a moment when nothing else can run."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def turn_after(self, seq_num: int) -> HarnessTurn:
         """The records after `seq_num`, up to and with the next turn-complete."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _ensure_run(self) -> None:
-        raise NotImplementedError
+        """See that a run is in progress, which reads what was posted."""
 
     async def post(self, chunk: Any, *, part_id: str | None = None) -> int:
         """Append any input chunk (or text) and see that a run reads it. Does not wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from everturn.testing.runtime import SNAPSHOT, World
 Message = dict[str, Any]
 
 
-class SessionSide:
+class SessionSide(ABC):
     """What outlives the runs of one chat, and how a test looks at it and fills it.
 
     The `seed_session_…` verbs and `seed_snapshot` are for the next boot: while a run is in
@@ -42,9 +43,9 @@ class SessionSide:
         self._seeds: list[Callable[[], Awaitable[object]]] = []
 
     @property
+    @abstractmethod
     def alive(self) -> bool:
         """Whether a run is in progress, waiting ones included."""
-        raise NotImplementedError
 
     def user(self, message: Message | str) -> Message:
         """A user message; text becomes one with a fresh id."""
