@@ -29,7 +29,7 @@ from everturn.protocol.sessions import CreateSession
 from everturn.server import doctor
 from everturn.server.assembly import build
 from everturn.server.settings import Settings
-from everturn.storage.ports.state import TaskVersion, Worker
+from everturn.storage.ports.rows import TaskVersion, Worker
 from everturn.testing.processes import System, free_port
 
 pytestmark = pytest.mark.processes

@@ -17,7 +17,8 @@ from everturn.errors import EverturnError
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.memory.state import MemoryState
-from everturn.storage.ports.state import RunFilter, SessionFilter, StateStore, Wait
+from everturn.storage.ports.rows import RunFilter, SessionFilter, Wait
+from everturn.storage.ports.state import StateStore
 from everturn.storage.sql.state import SqlState
 from everturn.testing.contracts.state_scene import NOW, makes, new_run, new_session, register
 

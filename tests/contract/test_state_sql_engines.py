@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from everturn.errors import Conflict, Unavailable
-from everturn.storage.ports.state import RunFilter
+from everturn.storage.ports.rows import RunFilter
 from everturn.storage.sql.sqlite_database import SqliteDatabase
 from everturn.storage.sql.state import SqlState
 from everturn.storage.sql.transaction import Tx
@@ -120,7 +120,7 @@ async def main(url, worker_id, now):
 
 async def holders(state, env):
     from everturn.rules.run_states import SLOTTED
-    from everturn.storage.ports.state import RunFilter
+    from everturn.storage.ports.rows import (RunFilter)
     page = await state.runs(env, RunFilter(states=tuple(SLOTTED)), limit=100)
     return len(page.items)
 

@@ -17,7 +17,7 @@ from everturn.protocol.records import NewRecord, Record, trim_record
 from everturn.storage.memory.streams import MemoryStreams
 from everturn.storage.ports.streams import StreamStore, Subscription
 from everturn.storage.sqlite import SqliteStreams
-from everturn.testing.contracts.streams import IN, OUT, SteppedClock
+from everturn.testing.contracts.streams_scene import IN, OUT, SteppedClock
 
 CHANNELS = st.sampled_from([IN, OUT])
 CURSORS = st.none() | st.integers(0, 25)

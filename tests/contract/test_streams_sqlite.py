@@ -23,7 +23,7 @@ from everturn.errors import ConfigurationError, Fenced, StorageCorrupt, Unavaila
 from everturn.protocol.records import ChannelName, NewRecord, trim_record
 from everturn.rules import limits
 from everturn.storage.sqlite import SqliteStreams
-from everturn.testing.contracts.streams import IN, OUT, SteppedClock, bodies, everything, text
+from everturn.testing.contracts.streams_scene import IN, OUT, SteppedClock, bodies, everything, text
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ import anyio
 
 from everturn.clock import SystemClock
 from everturn.protocol.records import ChannelName, NewRecord
-from everturn.storage.ports.state import NewRun, NewSession, Session
+from everturn.storage.ports.rows import NewRun, NewSession, Session
 from everturn.storage.sql.state import SqlState
 from everturn.storage.sqlite import schema
 from everturn.storage.sqlite.streams import SqliteStreams

@@ -19,7 +19,7 @@ from everturn.protocol.tokens import Claims, sign
 from everturn.server.assembly import System, build
 from everturn.server.settings import Settings
 from everturn.storage.memory.streams import MemoryStreams
-from everturn.storage.ports.state import RunFilter, SessionFilter, TaskVersion, Worker
+from everturn.storage.ports.rows import RunFilter, SessionFilter, TaskVersion, Worker
 
 KEY = "tr_dev_abcdefghijklmnopqrstuvwx"
 START_MS = 1_776_900_000_000

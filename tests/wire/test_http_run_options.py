@@ -11,7 +11,7 @@ from http_harness import START_MS, Http, Reply, server
 
 from everturn.rules import limits
 from everturn.server.sweeps import OFTEN, sweep_once
-from everturn.storage.ports.state import TaskVersion, Wait, Worker
+from everturn.storage.ports.rows import TaskVersion, Wait, Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from everturn.protocol.records import ChannelName, NewRecord, data_body
 from everturn.server.assembly import System, build
 from everturn.server.serving import serve
 from everturn.server.settings import Settings
-from everturn.storage.ports.state import TaskVersion, Worker
+from everturn.storage.ports.rows import TaskVersion, Worker
 
 pytestmark = pytest.mark.anyio
 

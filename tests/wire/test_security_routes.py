@@ -336,7 +336,7 @@ async def test_lists_of_another_environment_are_empty(site: Site, path: str) -> 
 async def test_the_same_external_id_in_two_environments_is_two_sessions(site: Site) -> None:
     http = site.http
     tasks = http.system.services.state
-    from everturn.storage.ports.state import TaskVersion, Worker
+    from everturn.storage.ports.rows import TaskVersion, Worker
 
     now_ms = http.clock.now_ms()
     worker = Worker(

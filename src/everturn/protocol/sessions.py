@@ -155,7 +155,7 @@ def parse_date(value: str | int | float, name: str) -> int:
 
 
 class SessionRow(Protocol):
-    """What an item is made from; `storage.ports.state.Session` is one. Times are epoch ms."""
+    """What an item is made from; `storage.ports.rows.Session` is one. Times are epoch ms."""
 
     @property
     def id(self) -> str: ...

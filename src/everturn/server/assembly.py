@@ -38,8 +38,9 @@ from everturn.server.sweeps import run_sweeps
 
 if TYPE_CHECKING:
     from everturn.storage.ports.examination import StateFindings, StreamFindings
+    from everturn.storage.ports.rows import ApiKey, Environment
     from everturn.storage.ports.snapshots import ObjectStore
-    from everturn.storage.ports.state import ApiKey, Environment, StateStore
+    from everturn.storage.ports.state import StateStore
     from everturn.storage.ports.streams import StreamStore
     from everturn.storage.ports.wakeups import Wakeups
 

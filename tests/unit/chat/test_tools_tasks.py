@@ -18,7 +18,7 @@ from everturn.errors import ChatContextError, SessionNotFound, UIMessageStreamEr
 from everturn.protocol.runs import RunInfo
 from everturn.server.assembly import build
 from everturn.server.settings import Settings
-from everturn.storage.ports.state import TaskVersion, Worker
+from everturn.storage.ports.rows import TaskVersion, Worker
 from everturn.tasks.runtime import running
 from everturn.testing.asgi import AsgiTransport
 from everturn.testing.runtime import MemoryRuntime, World

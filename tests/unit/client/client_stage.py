@@ -17,7 +17,7 @@ from everturn.client.config import Target
 from everturn.server.assembly import System, build
 from everturn.server.serving import serve
 from everturn.server.settings import Settings
-from everturn.storage.ports.state import TaskVersion, Worker
+from everturn.storage.ports.rows import TaskVersion, Worker
 from everturn.testing.asgi import AsgiTransport
 
 KEY = "tr_dev_abcdefghijklmnopqrstuvwx"

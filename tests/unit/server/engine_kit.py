@@ -47,7 +47,7 @@ from everturn.storage.memory.objects import MemoryObjects
 from everturn.storage.memory.state import MemoryState
 from everturn.storage.memory.streams import MemoryStreams
 from everturn.storage.memory.wakeups import MemoryWakeups
-from everturn.storage.ports.state import Environment, NewSession, Run, Session
+from everturn.storage.ports.rows import Environment, NewSession, Run, Session
 
 FrameT = TypeVar("FrameT")
 PATIENCE_S = 5.0

@@ -20,7 +20,7 @@ from everturn.protocol.runs import RunInfo, RunOutcome
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services import Services
 from everturn.server.sweeps import AT_START, OFTEN, sweep_once
-from everturn.storage.ports.state import Session
+from everturn.storage.ports.rows import Session
 
 pytestmark = pytest.mark.anyio
 

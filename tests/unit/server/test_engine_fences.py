@@ -14,7 +14,7 @@ from engine_kit import Kit, chunk, cursors_in, errors_in, in_state
 from everturn.errors import Fenced
 from everturn.protocol.runs import RunInfo
 from everturn.rules.run_states import RunState
-from everturn.storage.ports.state import Session
+from everturn.storage.ports.rows import Session
 
 pytestmark = pytest.mark.anyio
 

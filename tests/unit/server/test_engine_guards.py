@@ -20,7 +20,7 @@ from everturn.protocol.sessions import UpdateSession
 from everturn.rules import limits
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.server.sweeps import AT_START, OFTEN, sweep_once
-from everturn.storage.ports.state import Session
+from everturn.storage.ports.rows import Session
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from everturn.protocol.waitpoints import CreateToken
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.sweeps import AT_START, OFTEN, SELDOM, run_sweeps, sweep_once, timers
-from everturn.storage.ports.state import NewRun, Run
+from everturn.storage.ports.rows import NewRun, Run
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 from engine_kit import Kit
 
 from everturn.protocol.records import parse_input
-from everturn.storage.ports.state import RunFilter
+from everturn.storage.ports.rows import RunFilter
 
 pytestmark = pytest.mark.anyio
 

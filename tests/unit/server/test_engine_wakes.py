@@ -15,7 +15,7 @@ from everturn.protocol.link import Claim, HeldRun, Wake
 from everturn.protocol.runs import RunInfo
 from everturn.rules import limits
 from everturn.rules.run_states import RunState
-from everturn.storage.ports.state import Run, Session
+from everturn.storage.ports.rows import Run, Session
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from engine_kit import Kit
 from everturn.protocol.batches import BatchItem, CreateBatch
 from everturn.protocol.runs import TaskDeclaration
 from everturn.storage.ports.batches import Batch
-from everturn.storage.ports.state import RunFilter
+from everturn.storage.ports.rows import RunFilter
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from everturn.errors import Fenced, NotFound, TooLarge, Unavailable
 from everturn.protocol import history
 from everturn.rules import limits
 from everturn.server.services.histories import channel_of
-from everturn.storage.ports.state import Session
+from everturn.storage.ports.rows import Session
 
 pytestmark = pytest.mark.anyio
 

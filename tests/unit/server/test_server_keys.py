@@ -10,7 +10,7 @@ from everturn.errors import ConfigurationError
 from everturn.ids import RandomIds
 from everturn.server.services.keys import Keys, hash_of, opens
 from everturn.storage.memory.state import MemoryState
-from everturn.storage.ports.state import ApiKey
+from everturn.storage.ports.rows import ApiKey
 
 pytestmark = pytest.mark.anyio
 

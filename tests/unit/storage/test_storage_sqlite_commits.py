@@ -19,7 +19,7 @@ from everturn.storage.sql.sqlite_database import SqliteDatabase
 from everturn.storage.sql.state import SqlState
 from everturn.storage.sql.transaction import Tx
 from everturn.storage.sqlite import SqliteStreams
-from everturn.testing.contracts.streams import OUT, SteppedClock, bodies, text
+from everturn.testing.contracts.streams_scene import OUT, SteppedClock, bodies, text
 
 pytestmark = pytest.mark.anyio
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 PREFIX: Final = b"/realtime/v1/sessions/"
 _IOS: Final[dict[bytes, Io]] = {b"in": "in", b"out": "out"}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Environment
+    from everturn.storage.ports.rows import Environment
 
 log = logging.getLogger("everturn.link")
 

@@ -14,7 +14,7 @@ from everturn.server.services.realtime import columns_without
 
 if TYPE_CHECKING:
     from everturn.server.services.realtime import Read
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 _DAY_MS: Final = 24 * 3600 * 1000
 

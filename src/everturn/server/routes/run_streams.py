@@ -43,7 +43,7 @@ from everturn.server.services.run_streams import RunStream, channel_of
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 PREFIX: Final = b"/realtime/v1/streams/"
 #: Values stored together, and their bytes.

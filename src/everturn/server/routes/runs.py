@@ -25,10 +25,10 @@ from everturn.server.routes.calls import (
 )
 from everturn.server.services.results import execution_result, run_item, run_view
 from everturn.server.services.trigger_options import STORED
-from everturn.storage.ports.state import RunFilter
+from everturn.storage.ports.rows import RunFilter
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import Environment, Run
+    from everturn.storage.ports.rows import Environment, Run
 
 FILTERS: Final = frozenset(
     {

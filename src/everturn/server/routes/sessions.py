@@ -25,10 +25,10 @@ from everturn.server.routes.calls import (
     page_query,
     query_error,
 )
-from everturn.storage.ports.state import SessionFilter
+from everturn.storage.ports.rows import SessionFilter
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 _STATUSES: Final = frozenset({"ACTIVE", "CLOSED", "EXPIRED"})
 FILTERS: Final = frozenset(

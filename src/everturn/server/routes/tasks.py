@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from everturn.server.routes.calls import Answer, Call, answer
-from everturn.storage.ports.state import TaskVersion
+from everturn.storage.ports.rows import TaskVersion
 
 
 async def page(call: Call) -> Answer:

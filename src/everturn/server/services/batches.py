@@ -22,7 +22,7 @@ from everturn.storage.ports.batches import Batch, NewBatch
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 log = logging.getLogger("everturn.batches")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from everturn.storage.ports.state import OpenedSession, Run
+from everturn.storage.ports.rows import OpenedSession, Run
 
 if TYPE_CHECKING:
     from everturn.storage.ports.state import StateStore

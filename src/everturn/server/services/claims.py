@@ -27,7 +27,7 @@ from everturn.rules.retries import RetryPolicy
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import out_channel
-from everturn.storage.ports.state import Environment, Run, Session
+from everturn.storage.ports.rows import Environment, Run, Session
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

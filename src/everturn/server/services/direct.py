@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 #: How long a ticket lives at most.
 TICKET_S: Final = 24 * 3600

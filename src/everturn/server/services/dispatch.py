@@ -30,7 +30,7 @@ from everturn.rules import limits
 from everturn.rules.boot_records import boot_part_id, continuation_payload, first_payload
 from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services.readback import in_channel
-from everturn.storage.ports.state import NewRun, Run, Session
+from everturn.storage.ports.rows import NewRun, Run, Session
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -29,7 +29,7 @@ from everturn.rules.retries import Retry, RetryPolicy, decide
 from everturn.rules.run_states import FINAL, RESIDENT, RunEvent, RunState
 from everturn.server.services.readback import open_input, out_tail
 from everturn.server.services.results import bounded_error
-from everturn.storage.ports.state import Run, Session, TaskVersion
+from everturn.storage.ports.rows import Run, Session, TaskVersion
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -23,7 +23,7 @@ from everturn.rules import limits
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 #: How often a reader looks again when a document went while it read: each time another one came.
 _LOOKS: Final = 5

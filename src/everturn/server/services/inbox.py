@@ -19,7 +19,7 @@ from everturn.rules import limits
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 
 class Inbox:

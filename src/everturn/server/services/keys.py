@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from everturn.errors import ConfigurationError
 from everturn.rules import limits
-from everturn.storage.ports.state import ApiKey, Environment
+from everturn.storage.ports.rows import ApiKey, Environment
 
 if TYPE_CHECKING:
     from everturn.clock import Clock

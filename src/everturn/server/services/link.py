@@ -51,7 +51,7 @@ from everturn.server.services.claims import Claimer
 from everturn.server.services.link_calls import carry_out
 from everturn.server.services.link_lanes import Lanes
 from everturn.server.services.link_sender import Sender
-from everturn.storage.ports.state import Environment, Run, Session, TaskVersion, Worker
+from everturn.storage.ports.rows import Environment, Run, Session, TaskVersion, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

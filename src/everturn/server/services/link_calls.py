@@ -32,7 +32,7 @@ from everturn.rules import limits, metadata
 from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.results import run_result
-from everturn.storage.ports.state import Run, Session, Wait
+from everturn.storage.ports.rows import Run, Session, Wait
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from everturn.protocol.runs import TaskDeclaration
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Environment, Run
+    from everturn.storage.ports.rows import Environment, Run
 
 log = logging.getLogger("everturn.link")
 

@@ -23,7 +23,7 @@ from everturn.protocol.records import (
 from everturn.rules import limits
 from everturn.rules.boot_records import failure_part_id
 from everturn.server.services.readback import in_channel, newest_turn_complete, out_channel
-from everturn.storage.ports.state import Run, Session
+from everturn.storage.ports.rows import Run, Session
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -22,7 +22,7 @@ from everturn.protocol.records import (
     parse_input,
 )
 from everturn.rules.boot_records import is_failure_part
-from everturn.storage.ports.state import Run, Session
+from everturn.storage.ports.rows import Run, Session
 
 if TYPE_CHECKING:
     from everturn.storage.ports.streams import StreamStore

@@ -22,7 +22,7 @@ from everturn.rules import durations, limits
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services.results import shown_error
 from everturn.server.services.run_streams import output_names
-from everturn.storage.ports.state import Run, RunFilter
+from everturn.storage.ports.rows import Run, RunFilter
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -35,7 +35,7 @@ from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import OutTail, open_input, out_tail
 from everturn.server.services.results import internal_error, shown_error
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

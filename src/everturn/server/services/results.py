@@ -11,7 +11,7 @@ import msgspec
 from everturn.protocol.runs import RunResult
 from everturn.rules import durations
 from everturn.rules.run_states import FINAL, RunState, public_status
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 
 _QUEUED: Final = frozenset({"QUEUED", "DELAYED", "PENDING_VERSION"})
 _EXECUTING: Final = frozenset({"EXECUTING", "DEQUEUED"})

@@ -18,7 +18,7 @@ from everturn.rules.run_states import FINAL
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 
 #: What an input stream is called among the streams of its run.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services.results import iso, shown_error
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -12,7 +12,7 @@ from everturn.errors import InvalidRequest, TaskNotFound, Unprocessable
 from everturn.rules.run_states import FINAL, RunEvent, RunState
 from everturn.server.services import trigger_options as given
 from everturn.server.services.results import internal_error
-from everturn.storage.ports.state import Environment, NewRun, Run, TaskVersion
+from everturn.storage.ports.rows import Environment, NewRun, Run, TaskVersion
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -23,13 +23,7 @@ from everturn.errors import (
     Unprocessable,
 )
 from everturn.protocol.sessions import CreateSession, UpdateSession
-from everturn.storage.ports.state import (
-    NewSession,
-    OpenedSession,
-    Page,
-    Session,
-    SessionFilter,
-)
+from everturn.storage.ports.rows import NewSession, OpenedSession, Page, Session, SessionFilter
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -16,7 +16,7 @@ from everturn.errors import NotAllowed, SessionNotFound
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 LINK_S: Final = 3600
 

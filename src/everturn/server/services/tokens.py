@@ -21,7 +21,7 @@ from everturn.server.services.keys import CACHE_S
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Session
+    from everturn.storage.ports.rows import Session
 
 CACHE_TOKENS_MAX: Final = 10_000
 TOKEN_CHARS_MAX: Final = 16 * 1024

@@ -19,7 +19,7 @@ from everturn.rules import limits
 from everturn.rules.run_states import RunState
 from everturn.server.services.readback import in_channel
 from everturn.server.services.results import run_result
-from everturn.storage.ports.state import Run, Wait
+from everturn.storage.ports.rows import Run, Wait
 
 if TYPE_CHECKING:
     from everturn.protocol.records import Record

@@ -11,7 +11,7 @@ from everturn.errors import EverturnError, Unavailable
 from everturn.rules.run_states import FINAL, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import open_input
-from everturn.storage.ports.state import Session
+from everturn.storage.ports.rows import Session
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
-from everturn.storage.ports.state import Run, RunFilter
+from everturn.storage.ports.rows import Run, RunFilter
 
 if TYPE_CHECKING:
     from everturn.server.services import Services

@@ -20,7 +20,7 @@ from everturn.server.services.run_streams import channels_of
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 log = logging.getLogger("everturn.sweeps")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from everturn.storage.memory.state_tables import Tables, changed
 from everturn.storage.ports.batches import Batch, NewBatch, open_batch
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 
 
 class Batches(Tables):

@@ -8,7 +8,7 @@ from everturn.rules import limits
 from everturn.rules.run_states import RESIDENT, RunEvent, RunState, next_state
 from everturn.storage.memory.state_tables import changed
 from everturn.storage.memory.state_workers import Workers
-from everturn.storage.ports.state import Run, Worker
+from everturn.storage.ports.rows import Run, Worker
 
 #: A worker stops a run at its `max_duration_s` by itself; past this much more it did not.
 OVERDUE_GRACE_MS = 60_000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from everturn.rules.run_states import FINAL, RunState
 from everturn.storage.memory.state_tables import Tables
 from everturn.storage.ports.retention import PacketName
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 
 #: The type of a payload that is the name of a packet.
 _STORED = "application/store"

@@ -17,7 +17,7 @@ from everturn.rules.run_states import (
 )
 from everturn.storage.memory.state_tables import Tables, changed, page_of
 from everturn.storage.ports.debouncing import expiry_ms, pushed
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     NewRun,
     Page,
     Run,

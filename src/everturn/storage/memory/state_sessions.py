@@ -9,7 +9,7 @@ from typing import Any, Literal
 from everturn.errors import SessionClosedError
 from everturn.protocol.records import InputCursor
 from everturn.storage.memory.state_tables import Tables, changed, page_of
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     MakeRun,
     NewSession,
     OpenedSession,

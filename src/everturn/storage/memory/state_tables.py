@@ -18,7 +18,7 @@ from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import FINAL, SLOTTED, RunEvent, RunState, sources
 from everturn.storage.ports.batches import Batch
 from everturn.storage.ports.retention import PacketName
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     ApiKey,
     Environment,
     NewRun,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from everturn.rules.run_states import RunState
 from everturn.storage.memory.state_tables import Tables, changed, page_of
-from everturn.storage.ports.state import Page, Run
+from everturn.storage.ports.rows import Page, Run
 from everturn.storage.ports.waitpoints import (
     NewWaitpoint,
     Waitpoint,

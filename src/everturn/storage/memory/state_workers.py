@@ -8,7 +8,7 @@ from everturn.errors import Conflict
 from everturn.ids import internal_id
 from everturn.rules.run_states import RESIDENT
 from everturn.storage.memory.state_tables import Tables, changed
-from everturn.storage.ports.state import ApiKey, Environment, Run, TaskVersion, Worker
+from everturn.storage.ports.rows import ApiKey, Environment, Run, TaskVersion, Worker
 
 #: Removed workers that are remembered, so that one that comes back is known (newest kept).
 DEPARTED_MAX = 10_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):

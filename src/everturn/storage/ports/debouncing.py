@@ -14,7 +14,7 @@ import msgspec
 from everturn.rules.run_states import RunState
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import NewRun, Run
+    from everturn.storage.ports.rows import NewRun, Run
 
 
 class Debounce(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from everturn.protocol.records import ChannelName
-from everturn.storage.ports.state import ApiKey, Worker
+from everturn.storage.ports.rows import ApiKey, Worker
 
 #: Damage is named this many times; after that it is counted only.
 NAMED_MAX: Final = 10

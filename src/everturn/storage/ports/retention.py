@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import Run
+    from everturn.storage.ports.rows import Run
 
 
 class PacketName(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from everturn.storage.ports.state import Page, Run
+    from everturn.storage.ports.rows import Page, Run
 
 WaitpointStatus = Literal["WAITING", "COMPLETED", "TIMED_OUT"]
 

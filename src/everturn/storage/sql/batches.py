@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Row, bindparam, func, select, update
 
 from everturn.storage.ports.batches import Batch, NewBatch, open_batch
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 from everturn.storage.sql.keyed import insert_keyed
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.tables import batch_items as items

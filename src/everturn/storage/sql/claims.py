@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from everturn.rules.run_states import SLOTTED, RunEvent, RunState, next_state
-from everturn.storage.ports.state import Run, Worker
+from everturn.storage.ports.rows import Run, Worker
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.runs import save
 from everturn.storage.sql.slots import Slots

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select, update
 
 from everturn.errors import Conflict
 from everturn.ids import internal_id
-from everturn.storage.ports.state import ApiKey, Environment
+from everturn.storage.ports.rows import ApiKey, Environment
 from everturn.storage.sql.rows import environment_of, key_of
 from everturn.storage.sql.tables import api_keys, environments
 from everturn.storage.sql.transaction import Tx

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Row, Table, select, tuple_
 
 from everturn.errors import InvalidRequest
-from everturn.storage.ports.state import Page, Run, Session
+from everturn.storage.ports.rows import Page, Run, Session
 from everturn.storage.ports.waitpoints import Waitpoint
 from everturn.storage.sql.transaction import Tx
 

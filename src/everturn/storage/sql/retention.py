@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from everturn.rules.run_states import FINAL, RunState
 from everturn.storage.ports.retention import PacketName
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.tables import (
     batch_items,

@@ -9,15 +9,7 @@ from sqlalchemy import Row
 
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunState
-from everturn.storage.ports.state import (
-    ApiKey,
-    Environment,
-    Run,
-    Session,
-    TaskVersion,
-    Wait,
-    Worker,
-)
+from everturn.storage.ports.rows import ApiKey, Environment, Run, Session, TaskVersion, Wait, Worker
 from everturn.storage.sql.tables import Values
 
 _encode = msgspec.json.encode

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 from everturn.errors import Unprocessable
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
-from everturn.storage.ports.state import Page, Run, RunFilter, check_streams
+from everturn.storage.ports.rows import Page, Run, RunFilter, check_streams
 from everturn.storage.sql.pages import page_of
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.runs import lock_run, save, set_tags

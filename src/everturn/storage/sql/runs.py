@@ -17,7 +17,7 @@ from sqlalchemy import Select, bindparam, delete, select, update
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import KEY_FREEING, RunEvent, RunState, next_state, sources
 from everturn.storage.ports.debouncing import expiry_ms, pushed
-from everturn.storage.ports.state import NewRun, Run, Wait, queued_run
+from everturn.storage.ports.rows import NewRun, Run, Wait, queued_run
 from everturn.storage.sql.cursors import advance_cursor
 from everturn.storage.sql.rows import optional, packed, run_of, run_values, wait_values
 from everturn.storage.sql.slots import Slots

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, delete, or_, select, upda
 
 from everturn.errors import Conflict, SessionClosedError
 from everturn.rules.run_states import FINAL
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     MakeRun,
     NewRun,
     NewSession,

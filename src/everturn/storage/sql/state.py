@@ -17,7 +17,7 @@ from everturn.ids import Ids, RandomIds
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.ports.batches import Batch, NewBatch
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     ApiKey,
     Environment,
     MakeRun,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 from everturn.storage.sql import run_details
 from everturn.storage.sql.transaction import Database
 

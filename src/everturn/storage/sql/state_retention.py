@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from everturn.storage.ports.retention import PacketName
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 from everturn.storage.sql import retention, runs, sweeps
 from everturn.storage.sql.transaction import Database
 

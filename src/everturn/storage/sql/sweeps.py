@@ -13,7 +13,7 @@ from sqlalchemy import Select, and_, bindparam, exists, func, literal_column, or
 
 from everturn.rules import limits
 from everturn.rules.run_states import RESIDENT, RunState
-from everturn.storage.ports.state import Run
+from everturn.storage.ports.rows import Run
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.tables import Values, in_states, runs, version_tasks, workers
 from everturn.storage.sql.transaction import Tx

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Row, bindparam, func, literal_column, or_, select, update
 
 from everturn.rules.run_states import RunState
-from everturn.storage.ports.state import Page, Run
+from everturn.storage.ports.rows import Page, Run
 from everturn.storage.ports.waitpoints import (
     NewWaitpoint,
     Waitpoint,

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, func, select, update
 
 from everturn.rules.run_states import RESIDENT
-from everturn.storage.ports.state import Run, TaskVersion, Worker
+from everturn.storage.ports.rows import Run, TaskVersion, Worker
 from everturn.storage.sql.rows import run_of, task_of, worker_of
 from everturn.storage.sql.tables import (
     environments,

@@ -8,7 +8,8 @@ import anyio
 
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import FINAL, RunEvent, RunState
-from everturn.storage.ports.state import Run, StateStore
+from everturn.storage.ports.rows import Run
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     NOW,
     ON_INPUT,

@@ -13,7 +13,8 @@ from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.ports.batches import NewBatch
 from everturn.storage.ports.debouncing import Debounce
 from everturn.storage.ports.retention import PacketName
-from everturn.storage.ports.state import NewRun, Run, RunFilter, StateStore, Wait
+from everturn.storage.ports.rows import NewRun, Run, RunFilter, Wait
+from everturn.storage.ports.state import StateStore
 from everturn.storage.ports.waitpoints import NewWaitpoint
 from everturn.testing.contracts.state_scene import (
     NOW,

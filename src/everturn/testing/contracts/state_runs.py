@@ -7,7 +7,8 @@ import pytest
 
 from everturn.errors import InvalidRequest, Unprocessable
 from everturn.rules.run_states import KEY_FREEING, RunEvent, RunState
-from everturn.storage.ports.state import Run, RunFilter, StateStore
+from everturn.storage.ports.rows import Run, RunFilter
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     NOW,
     create,

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from everturn.rules.run_states import RunEvent
-from everturn.storage.ports.state import (
+from everturn.storage.ports.rows import (
     MakeRun,
     NewRun,
     NewSession,
     OpenedSession,
     Run,
     Session,
-    StateStore,
     TaskVersion,
     Wait,
     Worker,
 )
+from everturn.storage.ports.state import StateStore
 
 #: The time of a test; verbs get it handed in, so nothing ever waits.
 NOW = 1_700_000_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from everturn.errors import InvalidRequest
-from everturn.storage.ports.state import SessionFilter, StateStore
+from everturn.storage.ports.rows import SessionFilter
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     NOW,
     environment,

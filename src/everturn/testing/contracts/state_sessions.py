@@ -8,7 +8,8 @@ import pytest
 from everturn.errors import SessionClosedError
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import RunEvent, RunState
-from everturn.storage.ports.state import OpenedSession, Run, Session, SessionFilter, StateStore
+from everturn.storage.ports.rows import OpenedSession, Run, Session, SessionFilter
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     NOW,
     create,

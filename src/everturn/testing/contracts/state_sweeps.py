@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from everturn.rules import limits
 from everturn.rules.run_states import RunEvent
-from everturn.storage.ports.state import StateStore, Wait
+from everturn.storage.ports.rows import Wait
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     LEASE,
     NOW,

@@ -10,7 +10,8 @@ import pytest
 from everturn.errors import InvalidRequest
 from everturn.rules.run_states import RunEvent, RunState
 from everturn.storage.ports.batches import Batch, NewBatch
-from everturn.storage.ports.state import RunFilter, StateStore, Wait
+from everturn.storage.ports.rows import RunFilter, Wait
+from everturn.storage.ports.state import StateStore
 from everturn.storage.ports.waitpoints import NewWaitpoint, Waitpoint, WaitpointFilter
 from everturn.testing.contracts.state_scene import (
     NOW,

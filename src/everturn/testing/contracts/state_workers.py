@@ -8,15 +8,8 @@ import pytest
 
 from everturn.errors import Conflict, Unavailable
 from everturn.rules.run_states import SLOTTED, RunEvent, RunState
-from everturn.storage.ports.state import (
-    ApiKey,
-    Environment,
-    Run,
-    RunFilter,
-    StateStore,
-    TaskVersion,
-    Worker,
-)
+from everturn.storage.ports.rows import ApiKey, Environment, Run, RunFilter, TaskVersion, Worker
+from everturn.storage.ports.state import StateStore
 from everturn.testing.contracts.state_scene import (
     LEASE,
     NOW,
