@@ -47,8 +47,8 @@ conformance: $(READY)  ## write docs/conformance.md from the tests
 mutants: $(READY)  ## break each guarantee in a copy of the tree; its tests must fail
 	@$(BIN)/python tests/mutants/run.py $(NAME)
 
-faults: $(READY)  ## single faults at every call, simulated systems, real processes: docs/faults.md
-	@$(BIN)/python tests/simulation/report.py
+faults: $(READY)  ## single faults, simulations, deaths of processes: docs/faults.md; STAGES=deaths for one
+	@$(BIN)/python tests/simulation/report.py $(if $(STAGES),--stages $(STAGES))
 
 soak: $(READY)  ## 200 live conversations, random kills for 20 minutes; MINUTES=5 for less
 	@$(BIN)/python tests/soak/soak.py $(if $(MINUTES),--minutes $(MINUTES))

@@ -18,10 +18,11 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import anyio
 import httpx2
+import msgspec
 from fault_scenarios import APP, SCENARIOS, Expected
 
 from everturn.client.agent_chat import AgentChat
@@ -66,7 +67,7 @@ PRELOAD: Final = [
 _context = multiprocessing.get_context("forkserver")
 
 
-class Killed(NamedTuple):
+class Killed(msgspec.Struct, frozen=True):
     """One scenario under one kind of death, at all its moments."""
 
     scenario: str
@@ -115,7 +116,7 @@ class Processes:
         """A process that dies at that moment, once it is armed; returns when it serves."""
         doom = Doom(kill, nth, self.folder / f"tally-{len(self._tallies)}")
         self._tallies.append(Tally(doom.tally))
-        if kill.of_server:
+        if not kill.of_worker:
             place: Any = doomed.ServerPlace(
                 self.folder,
                 int(self.url.rpartition(":")[2]),
@@ -130,7 +131,7 @@ class Processes:
             process = _context.Process(target=doomed.run_worker, args=(doom, place), daemon=True)
         process.start()
         victim = Victim(process, self._tallies[-1], doom)
-        await self._until("/healthz" if kill.of_server else "/readyz", victim)
+        await self._until("/readyz" if kill.of_worker else "/healthz", victim)
         return victim
 
     async def _until(self, path: str, victim: Victim) -> None:
@@ -188,6 +189,10 @@ class Victim:
     @property
     def alive(self) -> bool:
         return bool(self._process.is_alive())
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
 
     @property
     def exit_status(self) -> int | None:
@@ -257,7 +262,7 @@ async def try_deaths(
         try:
             with anyio.fail_after(POINT_S):
                 async with processes.kept_alive():
-                    victim.tally.arm()
+                    victim.tally.arm(processes.worker.pid if kill.of_both else None)
                     expected = await SCENARIOS[scenario](played)
                     await victim.at_rest()
                     victim.tally.disarm()
@@ -281,7 +286,7 @@ async def try_deaths(
 
 async def _victim(processes: Processes, kill: Kill, nth: int, step: int) -> Victim:
     """The process that is to die at this point, running and unarmed."""
-    role = "server" if kill.of_server else "worker"
+    role = "worker" if kill.of_worker else "server"
     current: Victim = getattr(processes, role)
     fits = (current.doom.kill, current.doom.nth) == (kill, nth) and current.alive
     if not fits:

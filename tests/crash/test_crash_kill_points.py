@@ -25,6 +25,8 @@ POINTS = {
     Kill.SERVER_AFTER_MESSAGE: ("two_at_once", 4, 13),
     Kill.WORKER_BEFORE_MESSAGE: ("follow_up", 6, 12),
     Kill.WORKER_AFTER_MESSAGE: ("action", 2, 16),
+    Kill.BOTH_BEFORE_CALL: ("steer", 7, 47),
+    Kill.BOTH_AFTER_CALL: ("suspend_and_resume", 22, 61),
 }
 
 
@@ -54,3 +56,14 @@ async def test_a_doomed_process_dies_at_its_moment_and_not_before(tmp_path: Path
                 await anyio.sleep(0.01)
         assert victim.exit_status == -signal.SIGKILL
         assert (victim.tally.count, victim.tally.last) == (1, "sent")
+
+
+async def test_a_server_that_takes_its_worker_along_leaves_neither(tmp_path: Path) -> None:
+    async with Processes(tmp_path / "system") as processes:
+        processes.server.kill()
+        victim = processes.server = await processes.start(Kill.BOTH_BEFORE_CALL, 1)
+        victim.tally.arm(processes.worker.pid)
+        with anyio.fail_after(20):
+            while victim.alive or processes.worker.alive:
+                await anyio.sleep(0.01)
+        assert victim.exit_status == processes.worker.exit_status == -signal.SIGKILL

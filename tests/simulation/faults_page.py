@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from trials import NAMES, ON_POSTGRES, Directed, Killed, Points, Seeds
+from faults_kept import Results, Seeds, Stage, rows
+from trials import NAMES, ON_POSTGRES, Directed, Killed, Points
 
 from everturn.testing.doomed import Kill
 from everturn.testing.faults import Fault
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mutants"))
+
+from listing import Tried, table, tried
 
 PROMISES: Final = {
     "P-1": "acknowledged is kept",
@@ -24,6 +30,7 @@ PROMISES: Final = {
     "P-9": "nothing is forgotten before it is stored",
     "P-10": "suspended sessions go on without their worker",
     "P-11": "one external id, one session",
+    "P-12": "a token opens what its scopes say",
 }
 #: Promises that a scenario puts to the test, and in which; None is all of them. The judge of the
 #: log (`testing/checker.py`) looks at every run, the rest are the scenarios' own checks.
@@ -39,6 +46,9 @@ SCENARIOS_OF: Final[dict[str, frozenset[str] | None]] = {
     "P-10": frozenset({"suspend_and_resume", "continuation"}),
     "P-11": frozenset({"two_at_once"}),
 }
+#: What a store in memory cannot show and one on disk can: that what was acknowledged outlives
+#: the process. Every scenario's client has its acknowledgements, and its log is read back.
+DEATHS_OF: Final[dict[str, frozenset[str] | None]] = {"P-1": None, **SCENARIOS_OF}
 #: Promises that the judges of a simulation look at.
 SIMULATED: Final = frozenset({"P-1", "P-2", "P-3", "P-4", "P-5", "P-7"})
 #: Promises that the judges of a soak look at.
@@ -50,112 +60,125 @@ _INTRODUCTION: Final = """\
 Written by `make faults`; do not edit. What was done to everturn, how often, and what
 held. The promises are those of `ARCHITECTURE.md`.
 
-## By promise
+## By promise and engine
 
 How often each promise was put to the test, and in which way:
 
 * *Single faults*: a whole scenario, with one fault at its n-th call, for every n. The whole road
-  (client, HTTP, server, link, worker, agent) in one process and virtual time.
-* *Simulated systems*: forty seconds of bad weather each, drawn from a seed.
-* *Deaths*: real processes over sockets and files; one of them kills itself (`SIGKILL`) before or
-  after its n-th store call or link message.
+  (client, HTTP, server, link, worker, agent) in one process and virtual time, over the engines in
+  memory, which are the executable specification of the others.
+* *Simulated systems*: forty seconds of bad weather each, drawn from a seed; over the same.
+* *Deaths*: real processes over sockets and files; one of them, or both, is killed (`SIGKILL`)
+  before or after its n-th store call or link message. Streams in SQLite, snapshots on disk, the
+  state in SQLite or in PostgreSQL.
 * *Process tests*: real processes killed, stopped, drained and robbed of their power (the data
-  folder is put back to what had been synced) at moments of interest.
-* *Soak*: many live conversations on real processes, and a fault every few seconds.
+  folder is put back to what had been synced) at moments of interest, and under more load, less
+  disk and another time than they should have; on the embedded engine.
+* *Soak*: many live conversations on real processes on the embedded engine, and a fault every few
+  seconds.
+* *Breaks*: the guarantee broken on purpose in a copy of the code, and how often a test failed then.
 """
-
-
-@dataclass
-class Results:
-    """Everything that was tried."""
-
-    step: int = 1
-    kill_step: int = 1
-    points: list[Points] = field(default_factory=list)
-    seeds: list[Seeds] = field(default_factory=list)
-    kills: list[Killed] = field(default_factory=list)
-    postgres_kills: list[Killed] = field(default_factory=list)
-    directed: Directed | None = None
-    soak: dict[str, Any] | None = None
-
-    def broken(self) -> list[str]:
-        """A line for each thing that did not hold."""
-        found = [line for p in self.points for line in p.broken]
-        found += [f"seed {s.seed}: {s.broken}" for s in self.seeds if s.broken]
-        found += [line for k in self.kills for line in k.broken]
-        found += [f"PostgreSQL: {line}" for k in self.postgres_kills for line in k.broken]
-        found += self.directed.broken if self.directed is not None else ()
-        found += self.soak["broken"] if self.soak is not None else ()
-        return found
 
 
 def page(results: Results) -> str:
     """The whole page."""
+    breaks = tried()
     lines = [_INTRODUCTION]
-    lines += _by_promise(results)
-    lines += ["", "## By engine", "", *_by_engine(results)]
-    lines += ["", "## Single faults", "", *_single(results)]
+    lines += _by_promise(results, breaks)
+    lines += ["", *_in_all(results)]
+    lines += ["", "## Single faults", "", *_single(results.single)]
     lines += ["", "## Simulated systems", "", *_simulated(results.seeds)]
     lines += ["", "## Deaths of real processes", "", *_deaths(results)]
     lines += ["", "## Soak", "", *_soak(results.soak)]
     lines += ["", "## What broke", ""]
     lines += [f"* {line}" for line in results.broken()] or ["Nothing."]
+    lines += ["", "## Deliberate breaks", "", *_breaks(breaks)]
     return "\n".join(lines) + "\n"
 
 
-# --- by promise, by engine -----------------------------------------------------------------------
+# --- by promise and engine -----------------------------------------------------------------------
 
 
-def _by_promise(results: Results) -> Iterator[str]:
-    yield "| promise | single faults | simulated systems | deaths | process tests | soak | held |"
-    yield "|---|---:|---:|---:|---:|---|---|"
-    directed, soak = results.directed, results.soak
+def _by_promise(results: Results, breaks: Sequence[Tried]) -> Iterator[str]:
+    yield (
+        "| promise | single faults (memory) | simulated systems (memory) | deaths (SQLite) | "
+        "deaths (PostgreSQL) | process tests (SQLite) | soak (SQLite) | breaks noticed | held |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---|---:|---|"
     for promise, meaning in PROMISES.items():
-        points = _testing(promise, results.points)
-        deaths = _testing(promise, [*results.kills, *results.postgres_kills])
-        seeds = results.seeds if promise in SIMULATED else []
-        runs = directed.runs[promise] if directed is not None else 0
-        soaked = soak is not None and promise in SOAKED
-        tried = [_tried(points), len(seeds), _tried(deaths), runs]
-        bad = any(p.broken for p in (*points, *deaths)) or any(s.broken for s in seeds)
-        bad = bad or (directed is not None and directed.failed[promise] > 0)
-        bad = bad or (soak is not None and soaked and bool(soak["broken"]))
-        held = "**no**" if bad else "yes" if any(tried) or soaked else "not tried"
-        cells = [*(f"{n or '–'}" for n in tried), "yes" if soaked else "–", held]
+        trials = _trials(promise, results)
+        soaked = results.soak is not None and promise in SOAKED
+        broken = [bad for _, bad in trials]
+        broken.append(results.soak is not None and soaked and bool(results.soak["broken"]))
+        mine = [one for one in breaks if one.promise == promise]
+        noticed = sum(one.verdict == "caught" for one in mine)
+        held = "**no**" if any(broken) else "yes" if any(n for n, _ in trials) or soaked else "–"
+        cells = [f"{n:,}" if n else "–" for n, _ in trials]
+        cells += ["yes" if soaked else "–", f"{noticed} of {len(mine)}", held]
         yield f"| {promise}: {meaning} | {' | '.join(cells)} |"
+    yield ""
+    yield "P-12 is no matter of faults: its tests are those that `SECURITY.md` lists, and the breaks"
+    yield "show that they notice. Every engine passes the contract tests of its port besides"
+    yield "(`tests/contract`), and the state engines are compared with the one in memory over random"
+    yield "calls."
 
 
-def _testing(promise: str, runs: Sequence[Points | Killed]) -> list[Points | Killed]:
-    if promise not in SCENARIOS_OF:
+def _trials(promise: str, results: Results) -> list[tuple[int, bool]]:
+    """How often each kind put a promise to the test, and whether anything broke."""
+    chosen: list[Sequence[Points | Killed]] = [
+        _testing(promise, SCENARIOS_OF, rows(results.single)),
+        _testing(promise, DEATHS_OF, rows(results.deaths)),
+        _testing(promise, DEATHS_OF, rows(results.postgres)),
+    ]
+    single, deaths, postgres = ((_tried(runs), _any_broken(runs)) for runs in chosen)
+    seeds: Sequence[Seeds] = rows(results.seeds) if promise in SIMULATED else ()
+    processes: Sequence[Directed] = rows(results.processes)
+    return [
+        single,
+        (_tried(seeds), _any_broken(seeds)),
+        deaths,
+        postgres,
+        (
+            sum(one.runs.get(promise, 0) for one in processes),
+            any(one.failed.get(promise, 0) for one in processes),
+        ),
+    ]
+
+
+def _testing(
+    promise: str, scenarios_of: dict[str, frozenset[str] | None], runs: Sequence[Points | Killed]
+) -> list[Points | Killed]:
+    if promise not in scenarios_of:
         return []
-    scenarios = SCENARIOS_OF[promise]
+    scenarios = scenarios_of[promise]
     return [run for run in runs if scenarios is None or run.scenario in scenarios]
 
 
-def _tried(runs: Iterable[Points | Killed]) -> int:
+def _tried(runs: Iterable[Points | Killed | Seeds]) -> int:
     return sum(run.tried for run in runs)
 
 
-def _by_engine(results: Results) -> Iterator[str]:
-    yield "| engine | what ran |"
-    yield "|---|---|"
+def _any_broken(runs: Iterable[Points | Killed | Seeds]) -> bool:
+    return any(run.broken for run in runs)
+
+
+def _in_all(results: Results) -> Iterator[str]:
+    deaths = _tried(rows(results.deaths)) + _tried(rows(results.postgres))
+    tests = sum(one.total for one in rows(results.processes))
     yield (
-        "| memory (streams, state, objects), the executable specification of the others | "
-        f"{_tried(results.points)} single faults, {len(results.seeds)} simulated systems |"
+        f"In all {_tried(rows(results.single)) + deaths:,} distinct points of failure, "
+        f"{_tried(rows(results.seeds)):,} simulated systems and {tests} tests with real processes."
     )
-    ran = [f"{_tried(results.kills)} deaths at counted moments"]
-    if results.directed is not None:
-        ran.append(f"{results.directed.total} process tests, power loss among them")
-    if results.soak is not None:
-        ran.append(f"a soak of {_minutes(results.soak['seconds'])}")
-    yield f"| SQLite streams and state, snapshots on disk | {', '.join(ran)} |"
-    yield (
-        "| SQLite streams, PostgreSQL state, snapshots on disk | "
-        f"{_tried(results.postgres_kills)} deaths at counted moments |"
-    )
-    yield ""
-    yield "Every engine passes the contract tests of its port (`tests/contract`) besides; the"
-    yield "state engines are also compared with the one in memory over random calls."
+    stages: dict[str, Stage[Any] | None] = {
+        "single faults": results.single,
+        "simulated systems": results.seeds,
+        "deaths": results.deaths,
+        "deaths with PostgreSQL": results.postgres,
+        "process tests": results.processes,
+    }
+    ran = [f"{name} at {stage.commit}" for name, stage in stages.items() if stage is not None]
+    if ran:
+        yield f"Last run: {', '.join(ran)} (`+`: with changes that were not committed yet)."
 
 
 def _minutes(seconds: float) -> str:
@@ -165,46 +188,51 @@ def _minutes(seconds: float) -> str:
 # --- the kinds of trials -------------------------------------------------------------------------
 
 
-def _single(results: Results) -> Iterator[str]:
-    every = "every call" if results.step == 1 else f"every {results.step}th call"
-    yield f"One fault in each run, at {every} of the scenario, until the scenario outruns it:"
-    yield f"{_tried(results.points)} runs."
-    yield ""
-    yield from _matrix(results.points, {fault.name: fault.value for fault in Fault}, "fault")
-
-
-def _simulated(seeds: Sequence[Seeds]) -> Iterator[str]:
-    if not seeds:
-        yield "None ran."
+def _single(stage: Stage[Points] | None) -> Iterator[str]:
+    if stage is None:
+        yield "None ran yet."
         return
-    turns: Counter[str] = sum((s.turns for s in seeds), Counter())
-    happened: Counter[str] = sum((s.faults for s in seeds), Counter())
-    yield f"{len(seeds)} seeds from {seeds[0].seed} to {seeds[-1].seed}: in each, three people talk"
-    yield "to agents on two workers for forty seconds of bad weather. Of their turns"
-    yield f"{turns['answered']} were answered and {turns['failed']} failed visibly;"
-    yield f"{turns['restarted']} were interrupted and answered again."
+    yield f"One fault in each run, at {_every(stage, 'call')} of the scenario, until the scenario"
+    yield f"outruns it: {_tried(stage.rows):,} runs."
     yield ""
-    yield "| fault | times |"
-    yield "|---|---:|"
-    for name, times in happened.most_common():
-        yield f"| {name} | {times} |"
+    yield from _matrix(stage.rows, {fault.name: fault.value for fault in Fault}, "fault")
+
+
+def _simulated(stage: Stage[Seeds] | None) -> Iterator[str]:
+    if stage is None:
+        yield "None ran yet."
+        return
+    for seeds in stage.rows:
+        turns = Counter(seeds.turns)
+        yield f"{seeds.tried:,} seeds from {seeds.first} to {seeds.last}: in each, three people talk"
+        yield "to agents on two workers for forty seconds of bad weather. Of their turns"
+        yield f"{turns['answered']:,} were answered and {turns['failed']} failed visibly;"
+        yield f"{turns['restarted']} were interrupted and answered again."
+        yield ""
+        yield from _times(seeds.faults)
 
 
 def _deaths(results: Results) -> Iterator[str]:
-    if not results.kills:
-        yield "None ran."
+    stage, postgres = results.deaths, results.postgres
+    if stage is None:
+        yield "None ran yet."
         return
-    step = results.kill_step
-    every = "each moment" if step == 1 else f"every {step}th moment"
-    yield f"A server or a worker dies at {every} of a scenario, and is started again:"
-    yield f"{_tried(results.kills)} deaths on SQLite. The client is the official one, over HTTP."
+    yield f"A server, a worker or both die at {_every(stage, 'moment')} of a scenario, and are"
+    yield f"started again: {_tried(stage.rows):,} deaths on SQLite. The client is the official one"
+    yield "of Python, over HTTP."
     yield ""
     kinds = {kill.name: kill.value for kill in Kill}
-    yield from _matrix(results.kills, kinds, "kill")
-    yield ""
-    names = ", ".join(f"*{name.replace('_', ' ')}*" for name in ON_POSTGRES)
-    yield f"With the state in PostgreSQL, at every {3 * step}th moment of {names}:"
-    yield f"{_tried(results.postgres_kills)} deaths."
+    yield from _matrix(stage.rows, kinds, "kill")
+    if postgres is not None:
+        names = ", ".join(f"*{name.replace('_', ' ')}*" for name in ON_POSTGRES)
+        yield ""
+        yield f"With the state in PostgreSQL, at {_every(postgres, 'moment')} of {names}:"
+        yield f"{_tried(postgres.rows):,} deaths."
+
+
+def _every(stage: Stage[Any], what: str) -> str:
+    names = {1: "every", 2: "every second", 3: "every third"}
+    return f"{names.get(stage.step, f'every {stage.step}th')} {what}"
 
 
 def _matrix(
@@ -222,6 +250,13 @@ def _matrix(
             bad = f" (**{len(run.broken)} broken**)" if run is not None and run.broken else ""
             cells.append(f"{run.tried}{bad}" if run is not None else "–")
         yield f"| {scenario.replace('_', ' ')} | " + " | ".join(cells) + " |"
+
+
+def _times(happened: dict[str, int]) -> Iterator[str]:
+    yield "| fault | times |"
+    yield "|---|---:|"
+    for name, times in Counter(happened).most_common():
+        yield f"| {name} | {times:,} |"
 
 
 # --- the soak ------------------------------------------------------------------------------------
@@ -248,10 +283,7 @@ def _soak(soak: dict[str, Any] | None) -> Iterator[str]:
     held = "Nothing was lost and nothing doubled" + (", and memory stayed flat." if flat else ".")
     yield held if not soak["broken"] else f"**{len(soak['broken'])} broken**, see below."
     yield ""
-    yield "| fault | times |"
-    yield "|---|---:|"
-    for name, times in Counter(soak["faults"]).most_common():
-        yield f"| {name} | {times} |"
+    yield from _times(soak["faults"])
     yield ""
     yield from _memory(soak["memory"])
 
@@ -275,3 +307,16 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
             f"A server {equal['age_s']:.0f} s after its start held {equal['first_mib']} MiB in the "
             f"first third of {equal['lives']} lives and {equal['last_mib']} MiB in the last."
         )
+
+
+# --- deliberate breaks ---------------------------------------------------------------------------
+
+
+def _breaks(breaks: Sequence[Tried]) -> Iterator[str]:
+    if not breaks:
+        yield "None were tried yet (`make mutants`)."
+        return
+    noticed = sum(one.verdict == "caught" for one in breaks)
+    yield f"`make mutants`: {noticed} of {len(breaks)} breaks were noticed when they were tried last."
+    yield ""
+    yield from table()

@@ -18,12 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
+import msgspec
 
 TESTS: Final = Path(__file__).resolve().parents[1]
 CRASH: Final = TESTS / "crash"
+#: Where the tests with real processes lie that name promises.
+FOLDERS: Final = (CRASH, TESTS / "load")
 sys.path.insert(0, str(CRASH))
 
 from fault_scenarios import SCENARIOS, play, the_app  # noqa: E402  (lies in the tests' folder)
@@ -40,7 +43,7 @@ POINTS_MAX: Final = 5_000
 ON_POSTGRES: Final = ("follow_up", "suspend_and_resume", "two_at_once")
 
 
-class Points(NamedTuple):
+class Points(msgspec.Struct, frozen=True):
     """One scenario under one fault, at all its points."""
 
     scenario: str
@@ -49,20 +52,20 @@ class Points(NamedTuple):
     broken: tuple[str, ...]
 
 
-class Seeds(NamedTuple):
+class Seed(msgspec.Struct, frozen=True):
     """What a run of one seed left."""
 
-    seed: int
-    faults: Counter[str]
-    turns: Counter[str]
+    number: int
+    faults: dict[str, int]
+    turns: dict[str, int]
     broken: str
 
 
-class Directed(NamedTuple):
+class Directed(msgspec.Struct, frozen=True):
     """The tests that kill real processes at chosen moments: by promise, and what failed."""
 
-    runs: Counter[str]
-    failed: Counter[str]
+    runs: dict[str, int]
+    failed: dict[str, int]
     total: int
     broken: tuple[str, ...]
 
@@ -85,14 +88,14 @@ def try_points(job: tuple[str, str, int]) -> Points:
     return Points(scenario, fault, tried, tuple(broken))
 
 
-def try_seed(seed: int) -> Seeds:
+def try_seed(seed: int) -> Seed:
     """One simulated system."""
     be_quiet()
     try:
         history = simulate(the_app(), seed)
     except Exception as error:  # whatever it is, it is the finding
-        return Seeds(seed, Counter(), Counter(), first_line(error))
-    return Seeds(seed, history.faults, history.turns, "")
+        return Seed(seed, {}, {}, first_line(error))
+    return Seed(seed, dict(history.faults), dict(history.turns), "")
 
 
 def be_quiet() -> None:
@@ -171,14 +174,14 @@ def run_directed() -> Directed:
                 *(sys.executable, "-m", "pytest", "-q", "-m", "processes"),
                 *("--numprocesses", "2", "--dist", "loadfile"),
                 *(f"--ignore={CRASH / 'test_crash_kill_points.py'}", f"--junitxml={result}"),
-                str(CRASH),
+                *map(str, FOLDERS),
             ],
             cwd=TESTS.parent,
             check=False,
             stdout=subprocess.DEVNULL,
         )
         cases = list(ET.parse(result).iter("testcase"))
-    cited = dict(_citations())
+    cited = dict(citations())
     runs: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     broken = []
@@ -190,14 +193,21 @@ def run_directed() -> Directed:
         for promise in cited.get(name, ()):
             runs[promise] += 1
             failed[promise] += bad
-    return Directed(runs, failed, len(cases), tuple(broken))
+    return Directed(dict(runs), dict(failed), len(cases), tuple(broken))
 
 
-def _citations() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Which promises each crash test names, in its name or its docstring."""
-    for file in sorted(CRASH.glob("test_crash_*.py")):
+def citations() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Which promises each of those tests names, in its name or its docstring."""
+    for file in sorted(file for folder in FOLDERS for file in folder.glob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 text = f"{node.name.replace('_', '-')} {ast.get_docstring(node) or ''}"
-                found = re.findall(r"\bp-?(\d+)\b", text.lower())
-                yield node.name, tuple(dict.fromkeys(f"P-{n}" for n in found))
+                yield node.name, promises_in(text.lower())
+
+
+def promises_in(text: str) -> tuple[str, ...]:
+    """The promises a text names, `p-1` and also `p-1 to p-11`, which is all between."""
+    found = {int(n) for n in re.findall(r"\bp-?(\d+)\b", text)}
+    for first, last in re.findall(r"\bp-(\d+) to p-(\d+)\b", text):
+        found.update(range(int(first), int(last) + 1))
+    return tuple(f"P-{n}" for n in sorted(found))

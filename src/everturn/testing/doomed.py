@@ -71,10 +71,25 @@ class Kill(Enum):
     SERVER_AFTER_MESSAGE = "server, after a link message"
     WORKER_BEFORE_MESSAGE = "worker, before a link message"
     WORKER_AFTER_MESSAGE = "worker, after a link message"
+    BOTH_BEFORE_CALL = "both, before a store call"
+    BOTH_AFTER_CALL = "both, after a store call"
 
     @property
-    def of_server(self) -> bool:
-        return self.name.startswith("SERVER")
+    def of_worker(self) -> bool:
+        """Whether it is the worker that counts; the server does otherwise."""
+        return self.name.startswith("WORKER")
+
+    @property
+    def of_both(self) -> bool:
+        """Whether the server takes the worker with it."""
+        return self.name.startswith("BOTH")
+
+
+#: Moments at which both die are the server's.
+_ALONE: Final = {
+    Kill.BOTH_BEFORE_CALL: Kill.SERVER_BEFORE_CALL,
+    Kill.BOTH_AFTER_CALL: Kill.SERVER_AFTER_CALL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,7 @@ class Doom:
 class Tally:
     """What a process has counted, shared with whoever watches it."""
 
-    _LAYOUT: Final = struct.Struct("<II56s")
+    _LAYOUT: Final = struct.Struct("<III52s")
 
     def __init__(self, path: Path) -> None:
         """Open it, or make it if there is none: not armed, nothing counted."""
@@ -113,11 +128,16 @@ class Tally:
     @property
     def last(self) -> str:
         """What the newest moment was, such as `state.wake_run`."""
-        return str(self._LAYOUT.unpack(self._memory)[2].rstrip(b"\0").decode())
+        return str(self._LAYOUT.unpack(self._memory)[3].rstrip(b"\0").decode())
 
-    def arm(self) -> None:
+    @property
+    def companion(self) -> int | None:
+        """The pid of the process that dies with the one that counts; None when it dies alone."""
+        return int(self._LAYOUT.unpack(self._memory)[2]) or None
+
+    def arm(self, companion: int | None = None) -> None:
         """Begin to count. Called by whoever drives the scenario."""
-        self._memory[:] = self._LAYOUT.pack(1, 0, b"")
+        self._memory[:] = self._LAYOUT.pack(1, 0, companion or 0, b"")
 
     def disarm(self) -> None:
         """Nothing counts from here on, and nothing dies any more."""
@@ -127,7 +147,7 @@ class Tally:
         self._memory.close()
 
     def note(self, count: int, name: str) -> None:
-        self._memory[:] = self._LAYOUT.pack(1, count, name.encode()[:56])
+        self._memory[:] = self._LAYOUT.pack(1, count, self.companion or 0, name.encode()[:52])
 
 
 class Moments:
@@ -135,16 +155,20 @@ class Moments:
 
     def __init__(self, doom: Doom) -> None:
         self._doom = doom
+        self._counts = _ALONE.get(doom.kill, doom.kill)
         self._tally = Tally(doom.tally)
         self._count = 0
 
     def reached(self, kill: Kill, name: str) -> None:
         """Count, if this is the kind that counts. Does not return from the last one."""
-        if kill is not self._doom.kill or not self._tally.armed:
+        if kill is not self._counts or not self._tally.armed:
             return
         self._count += 1
         self._tally.note(self._count, name)
         if self._count == self._doom.nth:
+            companion = self._tally.companion
+            if companion is not None:  # first, so that it never sees the other one gone
+                os.kill(companion, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
