@@ -35,7 +35,8 @@ from everturn.testing import doomed
 from everturn.testing.checker import Turn, check_history
 from everturn.testing.doomed import Doom, Kill, Tally
 from everturn.testing.processes import free_port
-from everturn.testing.stored import read_stored
+from everturn.testing.stored import read_history, read_stored
+from everturn.testing.verdicts import check_stored_history
 
 START_S: Final = 30.0
 #: A process that counts nothing for this long has done what the scenario made it do; sweeps and
@@ -233,11 +234,11 @@ class Played:
 
     async def judged(self, session: str, *, settled: bool) -> list[Turn]:
         api, key = self.api(), self.key(session)
-        return check_history(
-            await read_stored(api, key, "in"),
-            await read_stored(api, key, "out"),
-            settled=settled,
-        )
+        inputs = await read_stored(api, key, "in")
+        outputs = await read_stored(api, key, "out")
+        turns = check_history(inputs, outputs, settled=settled)
+        check_stored_history(inputs, outputs, await read_history(api, key))
+        return turns
 
     async def settled(self, session: str) -> list[Turn]:
         """Wait until everything is answered. Raises PromiseBroken when something stays open."""

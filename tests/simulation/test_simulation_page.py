@@ -19,7 +19,7 @@ GOOD = {
     "seeds": [Seed(n, {"links cut": 2}, {"answered": 3}, "") for n in range(1, 5)],
     "deaths": [Killed("stop", "SERVER_BEFORE_CALL", 7, ())],
     "postgres": [Killed("follow_up", "WORKER_AFTER_MESSAGE", 3, ())],
-    "processes": [Directed({"P-9": 5}, {}, 6, ())],
+    "processes": [Directed({"P-10": 5}, {}, 6, ())],
 }
 BAD = {
     "single": [Points("stop", "REFUSED", 11, ("stop, call 3: PromiseBroken: lost",))],
@@ -45,8 +45,8 @@ def row(text: str, promise: str) -> str:
 def test_every_stage_counts_for_the_promises_it_puts_to_the_test(tmp_path: Path) -> None:
     text = page(results(tmp_path, **GOOD))
     assert "| 13 | 4 | 7 | 3 | – | – |" in row(text, "P-2")
-    assert "| 11 | – | 7 | – | – | – |" in row(text, "P-6")
-    assert "| – | – | – | – | 5 | – |" in row(text, "P-9")
+    assert "| 11 | 4 | 7 | – | – | – |" in row(text, "P-6")
+    assert "| – | – | – | – | 5 | – |" in row(text, "P-10")
     assert "| – | 4 | 7 | 3 | – | – |" in row(text, "P-1"), "memory outlives no process"
     assert "In all 23 distinct points of failure, 4 simulated systems and 6 tests" in text
     assert "Nothing." in text

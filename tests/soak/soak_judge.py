@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 import httpx2
@@ -20,24 +20,21 @@ from soak_people import Conversation
 from everturn.client.api import Api
 from everturn.client.config import Target
 from everturn.errors import EverturnError
-from everturn.protocol.records import Input, Record, parse_input
+from everturn.protocol.records import Record, parse_input
 from everturn.testing.checker import (
     PromiseBroken,
-    Turn,
     check_acknowledged,
     check_history,
     check_reader,
     check_stops,
-    stops_meant_for,
 )
-from everturn.testing.stored import read_stored
+from everturn.testing.stored import read_history, read_stored
+from everturn.testing.verdicts import check_answers, check_stored_history, text_of
 
 #: Two leases, the tries of a refused client, and the weather meanwhile.
 SETTLE_S: Final = 180.0
 #: A server that cannot be reached for this long is not merely being restarted.
 READ_S: Final = 60.0
-#: The slow agent of `tests/apps/simulated.py`.
-SLOW_WORDS: Final = 60
 
 
 class Judged(NamedTuple):
@@ -79,6 +76,7 @@ class Judge:
         check_stops(inputs, turns)
         check_sent_once(conversation, inputs)
         check_answers(conversation.agent, inputs, turns)
+        await self._check_history(key, inputs)
         counts = Counter(records=len(inputs) + len(outputs), sessions=1)
         for turn in turns:
             counts["failed visibly" if turn.error else "answered"] += 1
@@ -101,6 +99,19 @@ class Judge:
         if len(turns) != before.turns:
             raise PromiseBroken(f"P-3: {before.key} has {len(turns)} turns, and had {before.turns}")
 
+    async def _check_history(self, key: str, inputs: Sequence[Record]) -> None:
+        """The history covers what is trimmed; read in this order, it may cover more."""
+        with anyio.move_on_after(READ_S):
+            while True:
+                with suppress(EverturnError, httpx2.TransportError):
+                    outputs = await read_stored(self._api, key, "out")
+                    history = await read_history(self._api, key)
+                    break
+                await anyio.sleep(0.5)
+            check_stored_history(inputs, outputs, history)
+            return
+        raise PromiseBroken(f"the history of {key} could not be read for {READ_S} s")
+
     async def _logs(self, key: str) -> tuple[list[Record], list[Record]]:
         with anyio.move_on_after(READ_S):
             while True:
@@ -114,50 +125,10 @@ class Judge:
 
 def check_sent_once(conversation: Conversation, inputs: Sequence[Record]) -> None:
     """A text that was sent is stored once, or not at all where nobody said it was (P-5)."""
-    stored = Counter(_text_of(parse_input(record)) for record in inputs)
+    stored = Counter(text_of(parse_input(record)) for record in inputs)
     for text in conversation.tried:
         if stored[text] > 1:
             raise PromiseBroken(f"P-5: {text!r} was sent once and is stored {stored[text]} times")
-
-
-def check_answers(agent: str, inputs: Sequence[Record], turns: Sequence[Turn]) -> None:
-    """Every answer is whole, failed visibly, or was stopped by a stop of its own (P-3, P-6).
-
-    Agents that say how many messages they know of also tell that nothing was forgotten or put
-    twice into history (P-8, P-9); until the first turn that ends early or drops history, that
-    number is known.
-    """
-    messages = {one.seq_num: one for one in map(parse_input, inputs)}
-    known = True
-    for number, turn in enumerate(turns):
-        asked = messages[turn.answers[0]]
-        whole = _whole(agent, _text_of(asked), number if known else None)
-        known = known and turn.error is None and not turn.stopped and asked.trigger != "action"
-        if turn.error is not None or whole is None or turn.text in whole:
-            continue
-        cut = any(text.startswith(turn.text) for text in whole)
-        if not cut or not stops_meant_for(turn, inputs):
-            raise PromiseBroken(
-                f"P-3: turn {number} of {agent} answered {_text_of(asked)!r} with {turn.text!r}"
-            )
-
-
-def _whole(agent: str, text: str, number: int | None) -> list[str] | None:
-    """What may be answered; None where anything may."""
-    if agent == "echo":
-        return [f"you said {text}"]
-    if agent == "slow":
-        return ["".join(f"w{n} " for n in range(SLOW_WORDS))]
-    if agent in ("eager", "moving", "forgetful") and number is not None and text:
-        word = "knows" if agent == "forgetful" else "answer"
-        return [f"{word} {2 * number + 1}"]
-    return None
-
-
-def _text_of(message: Input) -> str:
-    body: Any = message.payload.get("message")
-    parts = body.get("parts", ()) if isinstance(body, dict) else ()
-    return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
 
 
 def _has_seen(conversation: Conversation, outputs: Sequence[Record]) -> bool:

@@ -92,6 +92,12 @@ class Api:
         path = paths.fill(paths.SESSION_CLOSE, session=session)
         return await self._json("POST", path, body=body, subject="session")
 
+    async def history_link(self, session: str) -> str:
+        """A link to a session's stored history, for an hour. Raises SessionNotFound."""
+        path = paths.fill(paths.SESSION_SNAPSHOT_URL, session=session)
+        answer = await self._json("GET", path, subject="session")
+        return str(answer["presignedUrl"])
+
     async def list_sessions(self, query: Mapping[str, str]) -> dict[str, Any]:
         """One page of sessions: `data` and `pagination`."""
         return await self._json("GET", paths.SESSIONS, query=query)
@@ -130,7 +136,10 @@ class Api:
         path = paths.fill(paths.CHANNEL_RECORDS, session=session, io=io)
         query = {} if after is None else {"afterEventId": str(after)}
         answer = await self._json("GET", path, query=query, subject="session")
-        return list(answer["records"])
+        records = answer.get("records")
+        if not isinstance(records, list):
+            raise ProtocolError("the answer to a read of records has none")
+        return records
 
     async def open_stream(
         self,
@@ -469,7 +478,7 @@ def _reset_ms(response: httpx2.Response) -> int | None:
 def _object(response: httpx2.Response) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the answer to {response.request.url.path} is no JSON") from error
     if not isinstance(body, dict):
         raise ProtocolError(f"the answer to {response.request.url.path} is no JSON object")

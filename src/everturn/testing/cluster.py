@@ -22,11 +22,14 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
+from everturn.chat import transcript
+from everturn.chat.transcript import Snapshot
 from everturn.client.agent_chat import AgentChat
 from everturn.client.api import Api
 from everturn.client.config import Target
@@ -36,6 +39,7 @@ from everturn.ids import RandomIds
 from everturn.protocol.records import ChannelName, Io, Record
 from everturn.rules import limits
 from everturn.server.assembly import build
+from everturn.server.services.histories import Histories
 from everturn.server.settings import Settings
 from everturn.storage.memory.objects import MemoryObjects
 from everturn.storage.memory.state import MemoryState
@@ -46,6 +50,7 @@ from everturn.testing.asgi import AsgiApp, AsgiTransport
 from everturn.testing.checker import PromiseBroken, Turn, check_history
 from everturn.testing.faults import FaultyCalls, FaultyPort
 from everturn.testing.network import URL, Network, Weather
+from everturn.testing.verdicts import check_stored_history
 from everturn.testing.virtual_loop import LoopClock
 from everturn.worker.loading import App
 from everturn.worker.worker import Worker
@@ -289,6 +294,14 @@ class Cluster:
             found.extend(page)
         return found
 
+    async def history(self, session_key: str) -> Snapshot | None:
+        """The stored history of a chat, from the engines themselves; None when there is none."""
+        session = await self.state.session(self.environment_id, session_key)
+        if session is None:
+            return None
+        engines: Any = SimpleNamespace(streams=self.streams, objects=self.objects)
+        return transcript.decode((await Histories(engines).read(session)).data)
+
     async def judged(self, session_key: str, *, settled: bool) -> list[Turn]:
         """The turns of a session. Raises PromiseBroken."""
         inputs = await self.records(session_key, "in")
@@ -310,4 +323,9 @@ class Cluster:
             else:
                 break
         await anyio.sleep(QUIET_S)
+        check_stored_history(
+            await self.records(session_key, "in"),
+            await self.records(session_key, "out"),
+            await self.history(session_key),
+        )
         return await self.judged(session_key, settled=True)

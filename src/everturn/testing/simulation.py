@@ -6,8 +6,9 @@ direction without anybody hearing of it, or are accepted by a peer that never sa
 requests and their answers are lost, cut short, never answered, and overtake each other; stores
 are away for seconds and carry out calls without answering; wake-ups are lost, late or doubled;
 clocks disagree, and are set forward and back by up to an hour. Then the weather clears, everything
-settles, and a judge looks at the records: the log of each session (`checker`), what clients were
-told was stored (P-1), and what readers saw (P-2).
+settles, and a judge looks at what is left: the log of each session (`checker`), what clients were
+told was stored (P-1), what readers saw (P-2), what people were shown as their answers and what the
+stored history holds (`verdicts`), and that each id is one session with one run at most (P-11).
 
 Everything is drawn from the seed, and nothing else decides the order of events (`virtual_loop`),
 so the same seed gives the same records, byte for byte. A seed that fails can be run again.
@@ -29,13 +30,23 @@ from everturn.client.api import Api
 from everturn.client.follow import Follower
 from everturn.errors import EverturnError
 from everturn.protocol.records import Io, Record
+from everturn.rules.run_states import FINAL
 from everturn.storage.memory.wakeups import MemoryWakeups
+from everturn.storage.ports.rows import RunFilter, SessionFilter
 from everturn.storage.ports.wakeups import Waiter
-from everturn.testing.checker import Acknowledged, check_acknowledged, check_reader
+from everturn.testing.checker import (
+    Acknowledged,
+    PromiseBroken,
+    Turn,
+    check_acknowledged,
+    check_reader,
+    check_stops,
+)
 from everturn.testing.cluster import Cluster
 from everturn.testing.faults import Fault, FaultyCalls, Place
 from everturn.testing.network import Weather
 from everturn.testing.sockets import Pipe
+from everturn.testing.verdicts import Shown, check_answers, check_shown
 from everturn.testing.virtual_loop import run_virtual
 from everturn.worker.loading import App
 
@@ -193,6 +204,7 @@ class _Simulation:
         self.storm = _Storm(seed)
         self.acknowledged: list[Acknowledged] = []
         self.seen: dict[str, list[Record]] = {}
+        self.shown: dict[str, list[Shown]] = {}
         self._random = random.Random(f"{seed}/plan")
         self.cluster = Cluster(
             app,
@@ -211,20 +223,23 @@ class _Simulation:
         return random.Random(f"{self.seed}/{name}/skew").randrange(-far, far)
 
     async def run(self) -> History:
-        keys = [f"chat-{n}" for n in range(SESSIONS)]
+        agents = {f"chat-{n}": self._random.choice(AGENTS) for n in range(SESSIONS)}
         async with self.cluster.running() as cluster, anyio.create_task_group() as readers:
-            for key in keys:
+            for key in agents:
                 readers.start_soon(self._read, key)
             async with anyio.create_task_group() as people:
                 people.start_soon(self._rage)
-                for key in keys:
-                    people.start_soon(self._talk, key, self._random.choice(AGENTS))
+                for key, agent in agents.items():
+                    people.start_soon(self._talk, key, agent)
             turns: Counter[str] = Counter()
-            for key in keys:
-                for turn in await cluster.settled(key):
+            for key, agent in agents.items():
+                ended = await cluster.settled(key)
+                for turn in ended:
                     turns["failed" if turn.error else "answered"] += 1
                     turns["restarted"] += turn.restarts > 0
-            digest = await self._judge(keys)
+                await self._judge_turns(key, agent, ended)
+            await self._judge_sessions()
+            digest = await self._judge(list(agents))
             readers.cancel_scope.cancel()
         return History(self.seed, digest, self.storm.happened, turns)
 
@@ -313,6 +328,7 @@ class _Simulation:
         plain = self.cluster.api(f"person-{key}")
         api = _NotingApi(plain.target, clock=plain.clock, ids=plain.ids, tries=4)
         api.acknowledged = self.acknowledged
+        self.shown[key] = []
         chat = AgentChat(agent, key, api=api)
         for n in range(MESSAGES):
             await anyio.sleep(chance.expovariate(0.3))
@@ -330,11 +346,15 @@ class _Simulation:
         else:
             text = "look" if agent == "looking" and chance.random() < 0.5 else text
             stream = await chat.send_message(text)
+        sent = self._newest_of(chat.id)
         mood = chance.choice(("patient", "patient", "patient", "stops", "steers", "leaves"))
         at = chance.randrange(1, 8)
-        seen = 0
-        async for _ in stream:
+        seen, said = 0, ""
+        async for chunk in stream:
             seen += 1
+            if chunk["type"] == stream.RESTARTED:
+                said = ""
+            said += str(chunk.get("delta", "")) if chunk["type"] == "text-delta" else ""
             if seen != at:
                 continue
             if mood == "stops":
@@ -344,6 +364,12 @@ class _Simulation:
             elif mood == "leaves":
                 await stream.aclose()
                 return
+        if stream.complete:
+            self.shown[chat.id].append(Shown(sent, said, stream.error))
+
+    def _newest_of(self, key: str) -> int:
+        """The number of what this person had acknowledged last."""
+        return next(a.seq_num for a in reversed(self.acknowledged) if a.session == key)
 
     async def _read(self, key: str) -> None:
         """A reader of the whole conversation, over as many connections as it takes."""
@@ -360,6 +386,26 @@ class _Simulation:
                 await anyio.sleep(1)
 
     # --- the judge -------------------------------------------------------------------------------
+
+    async def _judge_turns(self, key: str, agent: str, turns: Sequence[Turn]) -> None:
+        """What was answered, stopped and shown. What is remembered, the cluster looks at."""
+        inputs = await self.cluster.records(key, "in")
+        check_stops(inputs, turns)
+        check_answers(agent, inputs, turns)
+        check_shown(self.shown[key], turns)
+
+    async def _judge_sessions(self) -> None:
+        """One session for an id, and one live run for a session at most (P-11, P-4)."""
+        state, environment = self.cluster.state, self.cluster.environment_id
+        found = await state.sessions(environment, SessionFilter(), limit=100, now_ms=0)
+        ids = [session.external_id for session in found.items]
+        if len(ids) != len(set(ids)):
+            raise PromiseBroken(f"P-11: there are sessions {sorted(map(str, ids))}")
+        for session in found.items:
+            runs = await state.runs(environment, RunFilter(session_id=session.id), limit=100)
+            live = [run.id for run in runs.items if run.state not in FINAL]
+            if len(live) > 1:
+                raise PromiseBroken(f"P-11: session {session.external_id} has live runs {live}")
 
     async def _judge(self, keys: Sequence[str]) -> str:
         """Everything but the turns, which are judged already. The digest of all there is."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from everturn.chat import transcript
+from everturn.chat.transcript import Snapshot
 from everturn.client.api import Api
-from everturn.errors import SessionNotFound
+from everturn.errors import NotFound, SessionNotFound
 from everturn.protocol import paths, sse
 from everturn.protocol.records import Io, Record
 
@@ -38,3 +40,15 @@ async def read_stored(api: Api, session: str, io: Io) -> list[Record]:
     finally:
         await response.aclose()
     return found
+
+
+async def read_history(api: Api, session: str) -> Snapshot | None:
+    """The stored history of a chat; None when there is none.
+
+    Needs a secret key. Raises ApiError when the server does not answer.
+    """
+    try:
+        data, _ = await api.download(await api.history_link(session))
+    except NotFound:
+        return None
+    return transcript.decode(data)
