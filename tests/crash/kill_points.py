@@ -43,7 +43,8 @@ START_S: Final = 30.0
 #: heartbeats go on for ever, so there is an end to waiting for it.
 REST_S: Final = 0.15
 REST_S_MAX: Final = 1.5
-POINT_S: Final = 90.0
+#: A whole point; a hang is one, a machine that has other things to do is none.
+POINT_S: Final = 180.0
 #: Longer than any scenario makes moments of one kind: beyond it, the death is not outrun.
 POINTS_MAX: Final = 3_000
 #: Systems side by side. More than there are processors: most of a point is waiting.
@@ -153,15 +154,21 @@ class Processes:
     async def kept_alive(self) -> AsyncIterator[None]:
         """Start what dies again while the block runs."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep)
+            # Each by itself: a worker comes up only when there is a server.
+            tasks.start_soon(self._keep_server)
+            tasks.start_soon(self._keep_worker)
             yield
             tasks.cancel_scope.cancel()
 
-    async def _keep(self) -> None:
+    async def _keep_server(self) -> None:
         while True:
             await anyio.sleep(0.01)
             if not self.server.alive:
                 self.server = await self._successor(self.server)
+
+    async def _keep_worker(self) -> None:
+        while True:
+            await anyio.sleep(0.01)
             if not self.worker.alive:
                 self.worker = await self._successor(self.worker)
 

@@ -14,6 +14,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,18 @@ HEAD: Final = """\
 # Conformance
 
 What a chat agent promises, clause by clause, and the tests that check it. The numbers R-001 to
-R-263 are those of the behavioural specification this project is built to. This page is generated:
-`make conformance` writes it, and a test compares it. A clause that we keep in another form than
-the original says so in its row.
+R-263 are those of the behavioural specification this project is built to.
+
+**How to read it.** A row is a clause: its number, the promise in one line, and the tests that would
+fail if it were broken, by file, each named as the sentence it shows. *Words in italics* say where we
+keep a clause in another form than the original, or why there is no test. To go from a number to its
+tests in the tree, search for `R-123` or `r123`.
+
+This page is generated: `make conformance` writes it, and a test compares it.
+"""
+INDEX: Final = """\
+| chapter | clauses | how many | in a form of our own | tests |
+|---|---|---|---|---|
 """
 
 
@@ -79,10 +89,34 @@ def sentence(label: str) -> str:
     return _NAMED.sub("", f"_{name}").strip("_").replace("_", " ")
 
 
+def chapters() -> Iterator[tuple[str, range]]:
+    """`(title, clauses)` of every chapter."""
+    starts = [*SECTIONS, len(CLAUSES) + 1]
+    for first, after in pairwise(starts):
+        yield SECTIONS[first], range(first, after)
+
+
+def anchor(title: str) -> str:
+    """Where a heading of that title is found on its page."""
+    return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+
+
+def index(tests: dict[int, list[tuple[Path, str]]]) -> str:
+    """The table of chapters, with a row for all of them together."""
+    rows = []
+    for title, numbers in [*chapters(), ("", range(1, len(CLAUSES) + 1))]:
+        shown = f"[{title}](#{anchor(title)})" if title else "all"
+        ours = sum(number in DECIDED for number in numbers)
+        count = len({test for number in numbers for test in tests[number]})
+        span = f"R-{numbers[0]:03} to R-{numbers[-1]:03}"
+        rows.append(f"| {shown} | {span} | {len(numbers)} | {ours or ''} | {count} |")
+    return INDEX + "\n".join(rows)
+
+
 def page() -> str:
     """The whole page."""
     tests = checked()
-    out = [HEAD]
+    out = [HEAD, index(tests)]
     for number, text in CLAUSES.items():
         if number in SECTIONS:
             out.append(

@@ -343,20 +343,20 @@ CLIENTS: Final = (
     Removal(
         257,
         "the snapshot comes before the completion hook",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         (
             "    await _completed(run, state, seq_num, error=None)\n"
             "    await commit.save_history(run, cursor)\n"
             "\n"
             "\n"
-            "def _decided"
+            "def decided"
         ),
         (
             "    await commit.save_history(run, cursor)\n"
             "    await _completed(run, state, seq_num, error=None)\n"
             "\n"
             "\n"
-            "def _decided"
+            "def decided"
         ),
     ),
     Removal(

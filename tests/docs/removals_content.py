@@ -118,7 +118,7 @@ CONTENT: Final = (
     Removal(
         163,
         "a turn waits for what its completion hook deferred",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         ('        await logged(lambda: run.hook("on_turn_complete", event), "on_turn_complete")\n'),
         (
             "        state.completed = False\n"

@@ -122,7 +122,7 @@ LIFE: Final = (
     Removal(
         98,
         "history that was changed is not stored before it is committed",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         ("    if run.lane.apply():\n        state.history_changed = True"),
         "    run.lane.apply()",
     ),
@@ -184,13 +184,13 @@ LIFE: Final = (
         "failed turns do not count",
         f"{CHAT}/turn.py",
         (
-            "        await fail(run, state, error)\n"
+            "        await turn_end.fail(run, state, error)\n"
             "    finally:\n"
             "        end(run)\n"
             "    run.turn_index"
         ),
         (
-            "        await fail(run, state, error)\n"
+            "        await turn_end.fail(run, state, error)\n"
             "        run.turn_index -= 1\n"
             "    finally:\n"
             "        end(run)\n"
@@ -205,7 +205,7 @@ LIFE: Final = (
             "    except Exception as error:  # author code: the turn fails, the run lives\n"
             "        if ends_attempt(error):\n"
             "            raise\n"
-            "        await fail(run, state, error)\n"
+            "        await turn_end.fail(run, state, error)\n"
             "    finally:\n"
             "        end(run)\n"
             "    run.turn_index"
@@ -215,7 +215,7 @@ LIFE: Final = (
             "        import anyio\n"
             "\n"
             "        with anyio.CancelScope(shield=True):\n"
-            "            await fail(run, state, error)\n"
+            "            await turn_end.fail(run, state, error)\n"
             "        raise\n"
             "    finally:\n"
             "        end(run)\n"
@@ -263,28 +263,28 @@ LIFE: Final = (
     Removal(
         120,
         "a hook that says nothing drops the partial",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         "    if chain is not None:\n",
         ("    if chain is None:\n        run.lane.replace_all(replay.chain)\n    else:\n"),
     ),
     Removal(
         121,
         "a failing recovery hook fails the run",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         ('        log.exception("hook.failed: on_recovery_boot")\n        return turns'),
         "        raise",
     ),
     Removal(
         121,
         "nothing is done before boot",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         "if answer.before_boot is not None:",
         "if False:",
     ),
     Removal(
         121,
         "what fails before boot is swallowed",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         (
             "        result = answer.before_boot()\n"
             "        if inspect.isawaitable(result):\n"
@@ -302,7 +302,7 @@ LIFE: Final = (
     Removal(
         121,
         "the work before boot is not waited for",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         ("        if inspect.isawaitable(result):\n            await result\n    return turns"),
         (
             "        async def later() -> None:\n"
@@ -323,7 +323,7 @@ LIFE: Final = (
     Removal(
         122,
         "the event names no pending calls",
-        f"{CHAT}/boot.py",
+        f"{CHAT}/recovery_hook.py",
         "pending_tool_calls=_pending_calls(replay.partial_raw),",
         "pending_tool_calls=_pending_calls(replay.partial),",
     ),
@@ -351,7 +351,7 @@ LIFE: Final = (
     Removal(
         132,
         "a failed turn is not stored",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         (
             "    await _completed(run, state, seq_num, error=error)\n"
             "    await commit.save_history(run, cursor)\n"
@@ -376,8 +376,8 @@ LIFE: Final = (
         134,
         "only the snapshot says what is answered",
         f"{CHAT}/boot.py",
-        "cursor=_newest(stored, committed, _row(run)),",
-        "cursor=stored,",
+        "cursor = _newest(stored, committed, _row(run))",
+        "cursor = stored",
     ),
     Removal(
         135,

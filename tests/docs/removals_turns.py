@@ -31,7 +31,7 @@ TURNS: Final = (
     Removal(
         6,
         "a failed turn brings a token too",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         "seq_num = await commit.turn_complete(run, cursor, error=words)",
         'seq_num = await commit.turn_complete(run, cursor, token="t", error=words)',
     ),
@@ -112,7 +112,7 @@ TURNS: Final = (
     Removal(
         29,
         "only the first turn knows that the run was preloaded",
-        f"{CHAT}/state.py",
+        f"{CHAT}/turn_view.py",
         "return self._run.preloaded",
         "return self._run.preloaded and self._state.turn == 0",
     ),
@@ -127,15 +127,15 @@ TURNS: Final = (
         34,
         "a boot does not look at turn-completes",
         f"{CHAT}/boot.py",
-        "cursor=_newest(stored, committed, _row(run)),",
-        "cursor=_newest(stored, _row(run)),",
+        "cursor = _newest(stored, committed, _row(run))",
+        "cursor = _newest(stored, _row(run))",
     ),
     Removal(
         34,
         "a boot does not look at the snapshot's cursor",
         f"{CHAT}/boot.py",
-        "cursor=_newest(stored, committed, _row(run)),",
-        "cursor=_newest(committed, _row(run)),",
+        "cursor = _newest(stored, committed, _row(run))",
+        "cursor = _newest(committed, _row(run))",
     ),
     Removal(
         39,
@@ -175,7 +175,7 @@ TURNS: Final = (
     Removal(
         43,
         "a start hook that failed is called again",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         'run.started = run.started or state.trigger != "action"',
         "pass",
     ),
@@ -217,7 +217,7 @@ TURNS: Final = (
     Removal(
         47,
         "a list is streamed",
-        f"{CHAT}/output.py",
+        f"{CHAT}/streamables.py",
         "return isinstance(value, str | AsyncIterable | Iterator) or is_message(value)",
         "return isinstance(value, str | AsyncIterable | Iterable) or is_message(value)",
     ),
@@ -225,7 +225,7 @@ TURNS: Final = (
         50,
         "an answer is never continued",
         f"{CHAT}/turn.py",
-        "if seed is not None and ui_messages.id_of(seed):",
+        "if seed is not None:",
         "if False:",
     ),
     Removal(
@@ -239,13 +239,13 @@ TURNS: Final = (
         54,
         "the answer is not among the new messages",
         f"{CHAT}/turn.py",
-        ("    state.new_ui_messages.append(message)\n\n\ndef empty_response"),
-        ("\n\ndef empty_response"),
+        ("    run.lane.upsert(message)\n    state.new_ui_messages.append(message)\n"),
+        ("    run.lane.upsert(message)\n"),
     ),
     Removal(
         55,
         "the sum counts the turn in progress twice",
-        f"{CHAT}/turn.py",
+        f"{CHAT}/turn_end.py",
         ("    run.total_usage = add_usage(run.total_usage, state.usage)\n    run.previous"),
         (
             "    run.total_usage = add_usage(add_usage(run.total_usage, state.usage), "

@@ -16,6 +16,16 @@ def test_every_clause_has_a_test_or_a_reason() -> None:
     assert empty == set(NOT_BUILT), sorted(empty ^ set(NOT_BUILT))
 
 
+def test_the_index_counts_every_clause_once_and_leads_to_each_chapter() -> None:
+    covered = [number for _, numbers in conformance.chapters() for number in numbers]
+    assert covered == list(CLAUSES)
+    page = conformance.page()
+    for title, _ in conformance.chapters():
+        assert f"[{title}](#{conformance.anchor(title)})" in page
+        assert f"\n## {title}\n" in page
+    assert f"| all | R-001 to R-263 | {len(CLAUSES)} | {len(DECIDED)} |" in page
+
+
 def test_the_page_is_up_to_date() -> None:
     """To mend: `make conformance`."""
     assert conformance.PAGE.read_text() == conformance.page()

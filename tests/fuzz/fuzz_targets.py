@@ -87,7 +87,7 @@ def records(data: bytes) -> None:
 
 
 def token(data: bytes) -> None:
-    text = _text(data)
+    text = text_of(data)
     is_public(text)
     tokens.peek(text)
     tokens.grants([text, f"read:{text}"], "read", "sessions", "a")
@@ -129,7 +129,7 @@ def _slice(data: bytes) -> bytes:
 
 
 def messages(data: bytes) -> None:
-    value = _json(data)
+    value = json_of(data)
     whole = ui_messages.repair(value if isinstance(value, list) else [value])
     assert ui_messages.repair(whole) == whole
     for message in whole:
@@ -141,7 +141,7 @@ def messages(data: bytes) -> None:
 
 
 def chunks(data: bytes) -> None:
-    value = _json(data)
+    value = json_of(data)
     reducer = MessageReducer()
     log = [Record(0, 1, (), data_body(b'{"type":"start","messageId":"m"}', "1-0"), 0, -1)]
     for chunk in value if isinstance(value, list) else [value]:
@@ -168,13 +168,13 @@ def snapshots(data: bytes) -> None:
 
 
 def times(data: bytes) -> None:
-    text = _text(data)
+    text = text_of(data)
     for read in (durations.parse, durations.idempotency_ttl):
         with suppress(EverturnError):
             read(text)
     with suppress(EverturnError):
         tokens.lifetime_s(text)
-    value = _json(data)
+    value = json_of(data)
     if isinstance(value, (str, int, float)):
         with suppress(EverturnError):
             durations.parse(value)
@@ -228,17 +228,17 @@ def packets(data: bytes) -> None:
     for kind in (codec.JSON, codec.SUPER_JSON, codec.TEXT, "", "application/store"):
         with suppress(EverturnError):
             codec.decode_packet(data, kind)
-    whole = msgspec.json.encode({"json": _json(data), "meta": {"values": _json(data)}})
+    whole = msgspec.json.encode({"json": json_of(data), "meta": {"values": json_of(data)}})
     with suppress(EverturnError):
         codec.decode_packet(whole, codec.SUPER_JSON)
     for kind_name in ("Date", "bigint", "set", "map", "number", "undefined"):
-        packet = {"json": {"a": _json(data)}, "meta": {"values": {"a": [kind_name]}}}
+        packet = {"json": {"a": json_of(data)}, "meta": {"values": {"a": [kind_name]}}}
         with suppress(EverturnError):
             codec.decode_packet(msgspec.json.encode(packet), codec.SUPER_JSON)
 
 
 def triggers(data: bytes) -> None:
-    value = _json(data)
+    value = json_of(data)
     text = {"payload": data.decode("utf-8", "replace")}
     for body in (value, text, {"payload": value, "options": value}, {"options": {"delay": value}}):
         if not isinstance(body, dict):
@@ -247,7 +247,7 @@ def triggers(data: bytes) -> None:
             parsed = trigger_options.parse_body(body)
             trigger_options.payload_of(parsed)
             trigger_options.metadata_of(parsed.options)
-    for moment in (value, _text(data)):
+    for moment in (value, text_of(data)):
         if isinstance(moment, str | int | float):
             with suppress(EverturnError):
                 trigger_options.moment_of(moment, NOW_MS, "delay")
@@ -255,7 +255,7 @@ def triggers(data: bytes) -> None:
 
 def queries(data: bytes) -> None:
     """What a list, a page and a subscription may be asked for, and a segment of a path."""
-    text = _text(data)
+    text = text_of(data)
     for name in ("page[size]", "page[after]", "filter[createdAt][from]", "filter[status]"):
         with suppress(EverturnError):
             calls.page_query({name: text}, 20)
@@ -280,7 +280,7 @@ def answers(data: bytes) -> None:
     with suppress(EverturnError):
         for _, row in run_shapes.changes_of(data):
             run_shapes.body_of(row)
-    value = _json(data)
+    value = json_of(data)
     row = value if isinstance(value, dict) else dict.fromkeys(_ROW, data.decode("utf-8", "replace"))
     with suppress(EverturnError):
         ((_, told),) = run_shapes.changes_of(
@@ -323,11 +323,11 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
 }
 
 
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape") if len(data) % 2 else data.decode("latin-1")
 
 
-def _json(data: bytes) -> object:
+def json_of(data: bytes) -> object:
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

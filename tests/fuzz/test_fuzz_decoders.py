@@ -6,11 +6,14 @@ import time
 import tracemalloc
 
 import pytest
-from fuzz_targets import CORPUS, EXAMPLES, TARGETS, inputs
+from fuzz_stored import TARGETS as STORED
+from fuzz_targets import CORPUS, EXAMPLES, inputs
+from fuzz_targets import TARGETS as WIRE
 from hypothesis import HealthCheck, given, settings
 
 from everturn.errors import EverturnError
 
+TARGETS = WIRE | STORED
 #: Seconds of the processor that one input may take, and bytes of memory beside a multiple of its own
 #: size. Both are far above what is needed, and far below what an input that multiplies itself
 #: would take.

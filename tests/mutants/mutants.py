@@ -11,7 +11,8 @@ from typing import Final
 from mutant import Mutant
 from mutants_agent import AGENTS
 from mutants_engines import ENGINES
+from mutants_kept import KEPT
 from mutants_outside import OUTSIDE
 from mutants_server import SERVICES
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*ENGINES, *SERVICES, *AGENTS, *OUTSIDE)
+MUTANTS: Final[tuple[Mutant, ...]] = (*ENGINES, *SERVICES, *AGENTS, *OUTSIDE, *KEPT)

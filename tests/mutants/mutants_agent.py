@@ -28,7 +28,7 @@ AGENTS: Final = (
         "a worker without a lease keeps its connection",
         "P-3",
         "src/everturn/worker/link.py",
-        '            self.reconnect("the lease is over")\n',
+        '        self.reconnect("the lease is over")\n',
         "",
         ("tests/unit/worker/test_worker_link.py", "-k", "stalled_past"),
     ),
@@ -44,8 +44,8 @@ AGENTS: Final = (
         "a boot does not look at turn-completes",
         "P-3",
         "src/everturn/chat/boot.py",
-        "cursor=_newest(stored, committed, _row(run)),",
-        "cursor=_newest(stored, _row(run)),",
+        "cursor = _newest(stored, committed, _row(run))",
+        "cursor = _newest(stored, _row(run))",
         ("tests/unit/chat/test_chat_recovery.py",),
     ),
     Mutant(
@@ -120,7 +120,7 @@ AGENTS: Final = (
     Mutant(
         "a lease is trusted until the very moment it ends",
         "P-4",
-        "src/everturn/worker/link.py",
+        "src/everturn/worker/lease.py",
         "        until = sent_at + self._lease_s - margin_s\n",
         "        until = sent_at + self._lease_s\n",
         (WLINK,),
@@ -129,17 +129,17 @@ AGENTS: Final = (
         "a lease is counted from when its beat was answered",
         "P-4",
         "src/everturn/worker/link.py",
-        "                self._renew(sent_at)\n        elif",
-        "                self._renew(self._clock.monotonic())\n        elif",
+        "                self._lease.renew(sent_at)\n        elif",
+        "                self._lease.renew(self._clock.monotonic())\n        elif",
         (WORKER_GUARDS,),
     ),
     Mutant(
         "a worker that lost its lease goes on writing",
         "P-4",
         "src/everturn/worker/link.py",
-        "            self._peer.lease_lost()\n"
-        '            self.fail_calls(LeaseLost("the lease of this worker is over"))\n',
-        '            self.fail_calls(LeaseLost("the lease of this worker is over"))\n',
+        "        self._peer.lease_lost()\n"
+        '        self.fail_calls(LeaseLost("the lease of this worker is over"))\n',
+        '        self.fail_calls(LeaseLost("the lease of this worker is over"))\n',
         (
             WLINK,
             "tests/unit/worker/test_worker_runs.py",
@@ -261,7 +261,7 @@ AGENTS: Final = (
     Mutant(
         "a turn does not decide its message",
         "P-3",
-        "src/everturn/chat/turn.py",
+        "src/everturn/chat/turn_end.py",
         "    run.intake.decide_turn()\n",
         "",
         (
@@ -336,17 +336,10 @@ AGENTS: Final = (
         "the partial answer of a stopped turn is thrown away",
         "P-8",
         "src/everturn/chat/turn.py",
-        "    run.lane.upsert(message)\n"
-        "    state.new_ui_messages.append(message)\n"
-        "\n"
-        "\n"
-        "def empty_response",
+        "    run.lane.upsert(message)\n    state.new_ui_messages.append(message)\n",
         "    if not state.stopped:\n"
         "        run.lane.upsert(message)\n"
-        "    state.new_ui_messages.append(message)\n"
-        "\n"
-        "\n"
-        "def empty_response",
+        "    state.new_ui_messages.append(message)\n",
         (CHAT_GUARDS,),
     ),
     Mutant(
@@ -382,7 +375,7 @@ AGENTS: Final = (
     Mutant(
         "history that an author changed is stored after it is committed",
         "P-9",
-        "src/everturn/chat/turn.py",
+        "src/everturn/chat/turn_end.py",
         "    if state.history_changed:\n        await commit.save_history(run, cursor)\n",
         "",
         (

@@ -592,8 +592,8 @@ OUTSIDE: Final = (
         "a payload nested without end breaks its trigger",
         "P-12",
         "src/everturn/server/services/trigger_options.py",
-        "        msgspec.json.decode(text)\n    except (msgspec.DecodeError, RecursionError):\n",
-        "        msgspec.json.decode(text)\n    except msgspec.DecodeError:\n",
+        "    if nesting.too_deep(text):\n        return False\n",
+        "",
         (FUZZ, "-k", "kept_input and triggers"),
     ),
     Mutant(

@@ -102,8 +102,8 @@ SERVICES: Final = (
         "a wake whose answer was lost is not doubted",
         "P-3",
         f"{SERVER}/waits.py",
-        "            self._services.links.doubt(run)\n",
-        "",
+        "                self._services.links.doubt(run)\n",
+        "                pass\n",
         (WAKES, "-k", "whose_answer_the_store_lost"),
     ),
     Mutant(
@@ -193,9 +193,9 @@ SERVICES: Final = (
     Mutant(
         "the server closes a turn that its run may still write to",
         "P-4",
-        f"{SERVER}/outbox.py",
-        "        await self.fence_off(session, run)\n        before",
-        "        before",
+        f"{SERVER}/finishing.py",
+        "            await self._services.outbox.fence_off(session, run)\n",
+        "            pass\n",
         (
             FENCES,
             ENDINGS,
@@ -418,8 +418,8 @@ SERVICES: Final = (
         "the server keeps rows of sessions it should look up again",
         "P-12",
         f"{SERVER}/sessions.py",
-        "        if row is not None and self._cached and generation == self._generation:\n",
-        "        if row is not None and self._cached:\n",
+        "        cached = self._cached and generation == self._generation\n",
+        "        cached = self._cached\n",
         (GUARDS,),
     ),
     Mutant(
@@ -438,9 +438,8 @@ SERVICES: Final = (
         "whoever waits for a token is not told of a repeat",
         "P-3",
         f"{SERVER}/waitpoints.py",
-        "        # Also for a repeat: the first call may have died before it woke anybody.\n"
-        "        await self._wake(done[0])\n",
-        "        if done[1]:\n            await self._wake(done[0])\n",
+        "            if done is not None:\n                # Also for a repeat",
+        "            if done is not None and done[1]:\n                # Also for a repeat",
         (
             "tests/unit/server/test_server_wait_tokens.py",
             "tests/wire/test_http_wait_tokens.py",

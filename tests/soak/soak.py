@@ -47,6 +47,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 APP: Final = ROOT / "tests" / "apps" / "simulated.py"
 RESULT: Final = ROOT / "docs" / "faults" / "soak.json"
 PROGRESS_S: Final = 10.0
+#: How many tabs a conversation has open.
+TABS: Final = (1, 1, 1, 2)
 SAMPLE_S: Final = 1.0
 #: Sessions that are read again at the same time, at the end.
 READERS: Final = 48
@@ -149,11 +151,18 @@ class Soak:
             talked += 1
             async with anyio.create_task_group() as readers:
                 readers.start_soon(read_along, conversation, self._target)
-                person = Person(
-                    conversation, self._target, chance, self.happened, self.plan.think_s
-                )
                 self._live += 1
-                await person.talk(self._over)
+                async with anyio.create_task_group() as people:
+                    for tab in ("", "other tab ")[: chance.choice(TABS)]:
+                        person = Person(
+                            conversation,
+                            self._target,
+                            random.Random(chance.random()),
+                            self.happened,
+                            self.plan.think_s,
+                            tab,
+                        )
+                        people.start_soon(person.talk, self._over)
                 self._live -= 1
                 await self._hear(conversation)
                 readers.cancel_scope.cancel()

@@ -29,7 +29,7 @@ from everturn.testing.checker import (
     check_stops,
 )
 from everturn.testing.stored import read_history, read_stored
-from everturn.testing.verdicts import check_answers, check_stored_history, text_of
+from everturn.testing.verdicts import check_answers, check_shown, check_stored_history, text_of
 
 #: Two leases, the tries of a refused client, and the weather meanwhile.
 SETTLE_S: Final = 180.0
@@ -76,6 +76,7 @@ class Judge:
         check_stops(inputs, turns)
         check_sent_once(conversation, inputs)
         check_answers(conversation.agent, inputs, turns)
+        check_shown(conversation.shown, turns)
         await self._check_history(key, inputs)
         counts = Counter(records=len(inputs) + len(outputs), sessions=1)
         for turn in turns:

@@ -2,8 +2,9 @@
 
 One conversation after another: a few messages to one agent, with pauses. Some answers are read to
 the end, some are stopped, some are left in the middle and picked up again by another client object
-from its cursor, some are never looked at again. Tools ask for approval and get it. Beside each
-conversation a reader follows its whole log, over as many connections as it takes.
+from its cursor, some are never looked at again. Tools ask for approval and get it. Some people have
+a second tab open, which knows nothing of the first. Beside each conversation a reader follows its
+whole log, over as many connections as it takes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from everturn.client.follow import Follower
 from everturn.errors import EverturnError
 from everturn.protocol.records import Io, Record
 from everturn.testing.checker import Acknowledged
+from everturn.testing.verdicts import Shown
 
 #: Agents of `tests/apps/simulated.py`, as often as they are chosen.
 AGENTS: Final = ("echo", "echo", "eager", "eager", "slow", "slow", "paying", "moving", "forgetful")
@@ -46,12 +48,16 @@ class Conversation:
     #: Texts that were sent, whether or not the client heard that they were stored.
     tried: list[str] = field(default_factory=list)
     seen: list[Record] = field(default_factory=list)
+    #: Answers that were read to their ends.
+    shown: list[Shown] = field(default_factory=list)
 
 
 class NotingApi(Api):
     """Notes every append that was acknowledged."""
 
     conversation: Conversation
+    #: The number of what this client had acknowledged last.
+    newest = -1
 
     async def append(
         self, session: str, io: Io, text: str, *, part_id: str, base_url: str | None = None
@@ -60,11 +66,12 @@ class NotingApi(Api):
         assert seq is not None
         told = Acknowledged(session, io, part_id, seq, text)
         self.conversation.acknowledged.append(told)
+        self.newest = seq
         return seq
 
 
 class Person:
-    """Talks to one agent, as one conversation."""
+    """Talks to one agent, in one tab of a conversation."""
 
     def __init__(
         self,
@@ -73,8 +80,10 @@ class Person:
         chance: random.Random,
         happened: Counter[str],
         think_s: float,
+        tab: str = "",
     ) -> None:
         self._conversation = conversation
+        self._tab = tab
         self._target = target
         self._chance = chance
         self._happened = happened
@@ -82,7 +91,7 @@ class Person:
         self._chat = self._client()
 
     def _client(self, **options: Any) -> AgentChat:
-        api = NotingApi(self._target)
+        api = self._api = NotingApi(self._target)
         api.conversation = self._conversation
         return AgentChat(
             self._conversation.agent,
@@ -112,7 +121,7 @@ class Person:
             await self._chat.__aexit__(None, None, None)
 
     async def _say(self, number: int) -> None:
-        agent, text = self._conversation.agent, f"m{number}"
+        agent, text = self._conversation.agent, f"{self._tab}m{number}"
         if agent == "forgetful" and self._chance.random() < 0.2:
             self._happened["actions"] += 1
             stream = await self._chat.send_action({"type": "forget"})
@@ -124,11 +133,15 @@ class Person:
         self._conversation.tried.append(text)
         stream = await self._chat.send_message(text)
         self._happened["messages"] += 1
+        sent = self._api.newest
         mood = self._chance.choice(("patient", "patient", "patient", "stops", "leaves", "is gone"))
         at = self._chance.randrange(1, 12)
-        seen = 0
-        async for _ in stream:
+        seen, said = 0, ""
+        async for chunk in stream:
             seen += 1
+            if chunk["type"] == stream.RESTARTED:
+                said = ""
+            said += str(chunk.get("delta", "")) if chunk["type"] == "text-delta" else ""
             if seen != at:
                 continue
             if mood == "stops":
@@ -137,6 +150,8 @@ class Person:
             elif mood != "patient":
                 await self._leave(stream, comes_back=mood == "leaves")
                 return
+        if stream.complete:
+            self._conversation.shown.append(Shown(sent, said, stream.error))
 
     async def _leave(self, stream: ChatStream, *, comes_back: bool) -> None:
         """Close the tab; perhaps open another, which goes on where this one was."""

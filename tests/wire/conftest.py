@@ -25,6 +25,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def tasks_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with System(tmp_path_factory.mktemp("tasks"), ROOT / "tests" / "apps" / "tasks.py") as running:
+        yield running
+
+
 @pytest.fixture
 def drive(node_folder: Path, system: System) -> Driver:
     return Driver(node_folder, system)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,17 @@ class Driver:
         out, errors = process.communicate(timeout=100)
         assert process.returncode == 0, f"{errors}\n{self._system.logs()}"
         return json.loads(out.strip().splitlines()[-1])
+
+
+def played(packages: str, script: str, system: System) -> dict[str, Any]:
+    """What each scenario of a script saw. All are played once, by one process."""
+    driver = Driver(installed(packages), system, script)
+    seen: dict[str, Any] = driver.run("all", id=uuid.uuid4().hex[:12])
+    return seen
+
+
+def saw(seen: dict[str, Any], scenario: str) -> Any:
+    """What one of them saw. A scenario that raised fails here, with what it raised."""
+    found = seen[scenario]
+    assert "failed" not in found, found["failed"]
+    return found

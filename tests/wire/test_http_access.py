@@ -7,17 +7,40 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from http_harness import KEY, START_MS, Http, server, session_body
 
+from everturn.protocol.link import Hello, Packer
+from everturn.protocol.runs import TaskDeclaration
 from everturn.protocol.tokens import verify
 
 pytestmark = pytest.mark.anyio
 
 APPEND = "/realtime/v1/sessions/chat-1/in/append"
 ORIGIN = {"origin": "https://app.example"}
+
+
+class SilentWorker:
+    """The other end of a link: it says hello, and then nothing until it goes."""
+
+    def __init__(self) -> None:
+        hello = Hello("worker_2", "v1", [TaskDeclaration(task_id="agent", kind="agent")], {}, [])
+        self._hello: bytes | None = Packer.message(Packer(64 * 1024).encode(hello))
+        self.welcomed = anyio.Event()
+        self.gone = anyio.Event()
+
+    async def receive(self) -> bytes | None:
+        hello, self._hello = self._hello, None
+        if hello is None:
+            await self.gone.wait()
+        return hello
+
+    async def send(self, message: bytes) -> None:
+        self.welcomed.set()
 
 
 @pytest.fixture
@@ -280,12 +303,31 @@ class TestElsewhere:
             reply = await http("GET", path)
             assert (reply.status, reply.json) == (404, {"error": "Not found"}), path
 
-    async def test_health_needs_no_credential_and_ready_needs_a_worker(self, http: Http) -> None:
-        # W-8
+    async def test_health_needs_no_credential_and_ready_needs_a_worker(
+        self, http: Http, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # W-8. The row of a worker that is not connected says nothing: there is one here.
         assert (await http("GET", "/healthz", key=None)).status == 200
-        assert (await http("GET", "/readyz", key=None)).status == 200
-        await http.system.services.state.remove_worker("worker_1")
         reply = await http("GET", "/readyz", key=None)
         assert reply.status == 503
         assert reply.json == {"ready": False, "reason": "no worker is connected"}
-        assert not await http.system.ready()
+        assert not http.system.ready
+
+        worker, state = SilentWorker(), http.system.services.state
+        register, known, go_on = state.register_worker, anyio.Event(), anyio.Event()
+
+        async def slowly(*args: Any, **options: Any) -> None:
+            known.set()
+            await go_on.wait()
+            await register(*args, **options)
+
+        monkeypatch.setattr(state, "register_worker", slowly)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(http.system.services.links.serve, http.system.environment, worker)
+            await known.wait()
+            assert (await http("GET", "/readyz", key=None)).status == 503, "not registered yet"
+            go_on.set()
+            await worker.welcomed.wait()
+            assert (await http("GET", "/readyz", key=None)).status == 200
+            worker.gone.set()
+        assert http.system.ready, "within the grace of its link"

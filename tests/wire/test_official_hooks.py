@@ -6,13 +6,10 @@ what the test sees. That browsers are let in (CORS) is tested in `test_http_acce
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver, installed
+from driver import played, saw
 
 from everturn.testing.processes import System
 
@@ -20,25 +17,10 @@ from everturn.testing.processes import System
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    app = Path(__file__).parent.parent / "apps" / "tasks.py"
-    with System(tmp_path_factory.mktemp("hooks"), app) as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=["node-react", "node-react-newest"])
-def pages(request: pytest.FixtureRequest, system: System) -> dict[str, Any]:
-    """What the components of each scenario saw. All are played once, by one process."""
-    driver = Driver(installed(request.param), system, "drive_hooks.mjs")
-    seen: dict[str, Any] = driver.run("all", id=uuid.uuid4().hex[:12])
-    return seen
-
-
-def saw(pages: dict[str, Any], scenario: str) -> Any:
-    seen = pages[scenario]
-    assert "failed" not in seen, seen["failed"]
-    return seen
+def pages(request: pytest.FixtureRequest, tasks_system: System) -> dict[str, Any]:
+    """What the components of each scenario saw."""
+    return played(request.param, "drive_hooks.mjs", tasks_system)
 
 
 def test_use_run_asks_until_the_run_is_final(pages: dict[str, Any]) -> None:

@@ -6,13 +6,11 @@ package are played once, by one process, and each test looks at its own.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver, installed
+from driver import Driver, installed, played, saw
 
 from everturn.testing.processes import System
 
@@ -20,28 +18,14 @@ from everturn.testing.processes import System
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    app = Path(__file__).parent.parent / "apps" / "tasks.py"
-    with System(tmp_path_factory.mktemp("rest"), app) as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=["node", "node-newest"])
-def played(request: pytest.FixtureRequest, system: System) -> dict[str, Any]:
-    driver = Driver(installed(request.param), system, "drive_rest.mjs")
-    seen: dict[str, Any] = driver.run("all", id=uuid.uuid4().hex[:12])
-    return seen
+def seen_all(request: pytest.FixtureRequest, tasks_system: System) -> dict[str, Any]:
+    """What the calls of each scenario saw."""
+    return played(request.param, "drive_rest.mjs", tasks_system)
 
 
-def saw(played: dict[str, Any], scenario: str) -> Any:
-    seen = played[scenario]
-    assert "failed" not in seen, seen["failed"]
-    return seen
-
-
-def test_sessions_are_listed_by_every_filter_and_page_by_page(played: dict[str, Any]) -> None:
-    seen = saw(played, "sessionList")
+def test_sessions_are_listed_by_every_filter_and_page_by_page(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "sessionList")
 
     assert seen["paged"] == seen["all"]
     assert seen["pages"] == [2, 2, 2]
@@ -51,25 +35,25 @@ def test_sessions_are_listed_by_every_filter_and_page_by_page(played: dict[str, 
     assert (seen["recent"], seen["since"], seen["before"]) == (5, 5, 0)
 
 
-def test_a_start_action_begins_a_chat_and_mints_tokens_for_it(played: dict[str, Any]) -> None:
-    seen = saw(played, "startAction")
+def test_a_start_action_begins_a_chat_and_mints_tokens_for_it(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "startAction")
     assert seen == {"token": 1, "life": 600, "same": True, "kept": seen["kept"]}
 
 
-def test_calls_within_a_token_are_made_with_it(played: dict[str, Any]) -> None:
-    assert saw(played, "within") == {"seen": True, "made": "string", "many": 1}
+def test_calls_within_a_token_are_made_with_it(seen_all: dict[str, Any]) -> None:
+    assert saw(seen_all, "within") == {"seen": True, "made": "string", "many": 1}
 
 
-def test_the_options_of_a_trigger_config_are_those_of_its_run(played: dict[str, Any]) -> None:
-    seen = saw(played, "triggerConfig")
+def test_the_options_of_a_trigger_config_are_those_of_its_run(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "triggerConfig")
 
     assert seen["status"] == "COMPLETED"
     assert "configured" in seen["tags"]
     assert seen["id"] in seen["onMachine"]
 
 
-def test_runs_are_listed_by_every_filter_and_page_by_page(played: dict[str, Any]) -> None:
-    seen = saw(played, "runList")
+def test_runs_are_listed_by_every_filter_and_page_by_page(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "runList")
 
     assert seen["paged"] == seen["all"]
     assert seen["pages"] == [2, 2, False]
@@ -83,44 +67,44 @@ def test_runs_are_listed_by_every_filter_and_page_by_page(played: dict[str, Any]
     assert (seen["period"], seen["from"], seen["to"]) == (4, 4, 0)
 
 
-def test_runs_are_listed_by_project(played: dict[str, Any]) -> None:
-    seen = saw(played, "runList")
+def test_runs_are_listed_by_project(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "runList")
     assert (seen["project"], seen["elsewhere"]) == (seen["all"], [])
 
 
-def test_streams_are_read_by_every_function_there_is(played: dict[str, Any]) -> None:
-    seen = saw(played, "streams")
+def test_streams_are_read_by_every_function_there_is(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "streams")
 
     lines, letters = [{"line": 0}, {"line": 1}], ["a", "b", "c"]
     assert seen["defined"] == lines
     assert seen["fetched"] == letters
 
 
-def test_a_subscription_with_streams_finds_them_by_itself(played: dict[str, Any]) -> None:
-    followed = saw(played, "streams")["followed"]
+def test_a_subscription_with_streams_finds_them_by_itself(seen_all: dict[str, Any]) -> None:
+    followed = saw(seen_all, "streams")["followed"]
 
     assert followed["run"] >= 1
     assert followed["story"] == [{"line": 0}, {"line": 1}]
     assert followed["letters"] == ["a", "b", "c"]
 
 
-def test_writing_a_stream_outside_of_a_run_asks_nothing(played: dict[str, Any]) -> None:
-    assert saw(played, "streams")["outside"] == 0
+def test_writing_a_stream_outside_of_a_run_asks_nothing(seen_all: dict[str, Any]) -> None:
+    assert saw(seen_all, "streams")["outside"] == 0
 
 
 def test_input_reaches_a_run_that_listens_and_is_refused_after_its_end(
-    played: dict[str, Any],
+    seen_all: dict[str, Any],
 ) -> None:
-    seen = saw(played, "input")
+    seen = saw(seen_all, "input")
 
     assert seen["output"] == {"heard": ["hello", {"deep": [1, None]}, "bye"]}
     assert seen["sent"] == [1, 1, 1]
     assert seen["echo"][0] == "heard hello"
-    assert saw(played, "streams")["ended"] == 400
+    assert saw(seen_all, "streams")["ended"] == 400
 
 
-def test_tokens_of_every_kind_open_what_they_say(played: dict[str, Any]) -> None:
-    assert saw(played, "tokens") == {
+def test_tokens_of_every_kind_open_what_they_say(seen_all: dict[str, Any]) -> None:
+    assert saw(seen_all, "tokens") == {
         "own": True,
         "foreign": 403,
         "first": True,
@@ -130,33 +114,33 @@ def test_tokens_of_every_kind_open_what_they_say(played: dict[str, Any]) -> None
     }
 
 
-def test_options_of_a_trigger_reach_the_run(played: dict[str, Any]) -> None:
-    seen = saw(played, "options")
+def test_options_of_a_trigger_reach_the_run(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "options")
 
     assert (seen["output"], seen["metadata"]) == ({"doubled": 8}, {"m": {"deep": 1}})
     assert (seen["ttl"], seen["queue"]) == ("1h", True)
 
 
-def test_debounced_triggers_become_one_run(played: dict[str, Any]) -> None:
-    seen = saw(played, "options")
+def test_debounced_triggers_become_one_run(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "options")
     assert (seen["same"], seen["debounced"]) == (True, {"doubled": 2})
 
 
-def test_a_run_past_its_time_to_live_ends_a_poll(played: dict[str, Any]) -> None:
-    seen = saw(played, "options")
+def test_a_run_past_its_time_to_live_ends_a_poll(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "options")
 
     message = "Run expired because the TTL (1s) was reached"
     assert seen["expired"] == ["EXPIRED", True, message]
     assert seen["bad"] == [422, 1]
 
 
-def test_idempotency_keys_find_expire_and_are_reset(played: dict[str, Any]) -> None:
-    seen = saw(played, "keys")
+def test_idempotency_keys_find_expire_and_are_reset(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "keys")
     assert seen == {"same": True, "fresh": True, "expired": True, "unknown": 404}
 
 
-def test_a_batch_by_task_objects_becomes_runs_in_order(played: dict[str, Any]) -> None:
-    seen = saw(played, "batches")
+def test_a_batch_by_task_objects_becomes_runs_in_order(seen_all: dict[str, Any]) -> None:
+    seen = saw(seen_all, "batches")
 
     assert seen["outputs"] == [{"doubled": 2}, {"length": 3}]
     assert seen["unknown"] == [404, 1]
@@ -178,10 +162,10 @@ def test_a_batch_by_task_objects_becomes_runs_in_order(played: dict[str, Any]) -
     ],
 )
 def test_a_refusal_that_repeating_cannot_cure_is_asked_once(
-    played: dict[str, Any], what: str, status: int
+    seen_all: dict[str, Any], what: str, status: int
 ) -> None:
     # W-4
-    found, of_class = saw(played, "refusals")[what], _CLASSES[status]
+    found, of_class = saw(seen_all, "refusals")[what], _CLASSES[status]
     assert found[:2] == [of_class, status]
     # What the scenario asks for before, and the refused request itself.
     assert found[2] == {"closed": 3, "forbidden": 2, "delayed": found[2]}.get(what, 1)
@@ -197,9 +181,9 @@ _CLASSES = {
 }
 
 
-def test_a_run_that_is_not_visible_yet_is_asked_for_again(played: dict[str, Any]) -> None:
+def test_a_run_that_is_not_visible_yet_is_asked_for_again(seen_all: dict[str, Any]) -> None:
     # W-103
-    assert saw(played, "refusals")["visible"] == ["NotFoundError", 404, 3]
+    assert saw(seen_all, "refusals")["visible"] == ["NotFoundError", 404, 3]
 
 
 @pytest.mark.parametrize("folder", ["node", "node-newest"])

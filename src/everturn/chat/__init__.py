@@ -73,7 +73,6 @@ from everturn.chat.prompts import prompt
 from everturn.chat.raw_output import stream
 from everturn.chat.run_options import run_options
 from everturn.chat.skills import skills
-from everturn.chat.state import Turn
 from everturn.chat.steering import (
     PendingBatch,
     PendingInjected,
@@ -83,6 +82,7 @@ from everturn.chat.steering import (
 from everturn.chat.stop_signal import StopSignal, stop_signal
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.chat.tools import Tool, ToolContext, client_tool, streaming_tool, tool
+from everturn.chat.turn_view import Turn
 from everturn.chat.ui_messages import UIMessage, text_of
 from everturn.chat.ui_messages import clean_aborted_parts as cleanup_aborted_parts
 from everturn.chat.upsert import upsert_incoming_message

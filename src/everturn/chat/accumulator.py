@@ -15,13 +15,9 @@ from everturn.chat import handover as handovers
 from everturn.chat.compaction import Compaction
 from everturn.chat.handover import Handover
 from everturn.chat.history import Lane
-from everturn.chat.state import (
-    current_run,
-    current_run_or_none,
-    current_turn,
-    model_messages,
-)
+from everturn.chat.state import current_run, current_run_or_none, current_turn
 from everturn.chat.steering import Offered, PendingMessages, Steering, keep_joined
+from everturn.chat.turn_view import model_messages
 from everturn.chat.ui_messages import (
     UIMessage,
     accumulate,

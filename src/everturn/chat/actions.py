@@ -13,20 +13,14 @@ import logging
 from typing import Any
 
 from everturn.chat import commit, hooks, tracing
-from everturn.chat.failures import means_stopped
-from everturn.chat.output import Response, is_streamable
-from everturn.chat.state import ChatRun, TurnState, model_messages
+from everturn.chat.failures import ends_attempt, means_stopped
+from everturn.chat.output import Response
+from everturn.chat.state import ChatRun, TurnState
 from everturn.chat.steering import keep_joined
-from everturn.chat.turn import (
-    begin,
-    checkpoint,
-    drain_deferred,
-    end,
-    ends_attempt,
-    fail,
-    hydrate,
-    resolve,
-)
+from everturn.chat.streamables import is_streamable
+from everturn.chat.turn import begin, end, hydrate, resolve
+from everturn.chat.turn_end import checkpoint, drain_deferred, fail
+from everturn.chat.turn_view import model_messages
 from everturn.chat.ui_messages import clean_aborted_parts, new_message_id
 from everturn.protocol.records import Input
 

@@ -19,22 +19,19 @@ purpose and starts anew.
 
 from __future__ import annotations
 
-import inspect
-import logging
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 
-from everturn.chat import commit, handover, hooks, reading, tracing, ui_messages
-from everturn.chat.intake import NOWHERE, Intake
+from everturn.chat import commit, handover, hooks, reading, recovery_hook, tracing, ui_messages
+from everturn.chat.intake import Intake
 from everturn.chat.output import Chunk
-from everturn.chat.parts import is_tool_part, tool_name
+from everturn.chat.policy import CUT_OFF
 from everturn.chat.replay import Replay, replay_out
 from everturn.chat.state import ChatRun, Message, Restart
 from everturn.chat.transcript import Snapshot
-from everturn.chat.turn import ends_attempt
 from everturn.protocol.records import (
     TOKEN_HEADER,
     TURN_COMPLETE,
@@ -57,7 +54,6 @@ from everturn.rules.boot import (
 from everturn.rules.boot_records import ANSWERS_AGAIN
 from everturn.rules.trimming import TrimChain
 
-log = logging.getLogger("everturn.chat")
 #: Part ids of runs, `<fence>-<part>`; guests choose others.
 _RUN_PART: Final = re.compile(r"\d+-\d+")
 
@@ -76,6 +72,8 @@ class Past(NamedTuple):
     tail: int | None
     #: A run of the session wrote after the newest turn-complete, and not only a guest.
     wrote_ourselves: bool
+    #: The first open message came when what follows the newest turn-complete was there already.
+    came_later: bool
 
 
 async def boot(run: ChatRun) -> FirstStep:
@@ -181,15 +179,42 @@ def _past(
     if snapshot is not None:
         run.trim = TrimChain(snapshot.last_out, bounded=True)
     run.started = _has_started(run, out, replay)
+    cursor = _newest(stored, committed, _row(run))
     return Past(
         replay=replay,
         inputs=inputs,
-        cursor=_newest(stored, committed, _row(run)),
+        cursor=cursor,
         missing_turn_complete=missing,
         failure=snapshot.failure if snapshot is not None else None,
         tail=incoming[-1].seq_num if incoming else None,
         wrote_ourselves=_wrote_ourselves(out),
+        came_later=_came_later(out, incoming, cursor),
     )
+
+
+def _came_later(out: Sequence[Record], incoming: Sequence[Record], cursor: InputCursor) -> bool:
+    """Whether what nobody committed on `.out` is older than the message it would answer.
+
+    It is then no answer of a lost run but what an author wrote when his turn was over. By the
+    stamps of the server, which servers with different clocks make unequal: where they are wrong,
+    a message is answered that has half an answer, and none is left without.
+    """
+    began_ms: int | None = None
+    for record in reversed(out):
+        if record.control == TURN_COMPLETE:
+            break
+        if record.is_data:
+            began_ms = record.timestamp_ms
+    if began_ms is None:
+        return False
+    for record in incoming:
+        if (
+            record.is_data
+            and not cursor.covers(record.seq_num)
+            and parse_input(record).needs_answer
+        ):
+            return record.timestamp_ms > began_ms
+    return False
 
 
 def _wrote_ourselves(out: Sequence[Record]) -> bool:
@@ -293,6 +318,7 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
         and replay.partial is not None
         and not replay.partial_finished
         and replay.partial_message_id is not None
+        and not past.came_later
     )
     undecided = open_inputs(past.inputs, past.cursor)
     recovery = recover(
@@ -309,7 +335,7 @@ async def _restore(run: ChatRun, past: Past) -> Recovery:
         await commit.save_history(run, past.cursor)
     turns = _without_payload(run, recovery.turns)
     if recovery.asks_hook and run.agent.hooks.has("on_recovery_boot"):
-        turns = await _ask_author(run, replay, turns, recovery)
+        turns, recovery = await recovery_hook.ask(run, replay, turns, recovery)
     kept = [item.seq_num for item in (*turns, *recovery.handover[:1], *recovery.stops)]
     decided = [item.seq_num for item in undecided if item.seq_num not in kept]
     run.intake.seed(turns, stops=recovery.stops, decided=decided, tail=past.tail)
@@ -357,9 +383,24 @@ async def _close_uncommitted(run: ChatRun, past: Past, recovery: Recovery) -> No
     elif recovery.spliced is not None:
         for chunk in ends:
             run.out.write(chunk, ours=True)
+        if not run.intake.has_work():
+            await _give_up(run)
     elif replay.uncommitted and (past.wrote_ourselves or not handover.expected(run.payload)):
         first = next((item.seq_num for item in (*recovery.handover, *recovery.turns)), None)
         run.restart = Restart(first, replay.partial_message_id, ends, replay.partial)
+
+
+async def _give_up(run: ChatRun) -> None:
+    """The message of the partial gets no other answer, and no turn follows whose turn-complete
+    would cover it: its readers are told now, or they would wait for the next message (P-3).
+
+    The server has normally closed such a turn long before; then nothing here is uncommitted.
+    """
+    cursor = run.intake.cursor()
+    if run.lane.unsaved:
+        await commit.save_history(run, cursor, failure=CUT_OFF)
+    await commit.turn_complete(run, cursor, error=CUT_OFF)
+    await commit.save_history(run, cursor)
 
 
 def _end_chunks(replay: Replay) -> Iterable[Chunk]:
@@ -367,101 +408,3 @@ def _end_chunks(replay: Replay) -> Iterable[Chunk]:
         yield {"type": "reasoning-end", "id": part_id}
     for part_id in replay.open_text_ids:
         yield {"type": "text-end", "id": part_id}
-
-
-# --- the author's word --------------------------------------------------------------------------
-
-
-async def _ask_author(
-    run: ChatRun, replay: Replay, turns: list[Input], recovery: Recovery
-) -> list[Input]:
-    """`on_recovery_boot`: it may replace the chain and the recovered messages (§2.3)."""
-    submits = [item for item in turns if item.trigger == "submit-message"]
-    in_flight = [recovery.spliced, *submits] if recovery.spliced is not None else submits
-    event = hooks.RecoveryBootEvent(
-        ctx=run.ctx,
-        run_id=run.ctx.run.id,
-        chat_id=run.chat_id,
-        previous_run_id=run.previous_run_id or "",
-        settled_messages=ui_messages.as_objects(replay.chain),
-        in_flight_users=ui_messages.as_objects(filter(None, map(message_of, in_flight))),
-        partial_assistant=ui_messages.as_object(replay.partial or {}),
-        pending_tool_calls=_pending_calls(replay.partial_raw),
-        writer=run.writer(),
-    )
-    try:
-        answer = _overrides(await run.hook("on_recovery_boot", event))
-        chain = _messages(answer.chain)
-        wanted = _messages(answer.recovered_turns)
-    except Exception as error:  # author code: defaults apply
-        if ends_attempt(error):
-            raise
-        log.exception("hook.failed: on_recovery_boot")
-        return turns
-    await run.runtime.flush()
-    if chain is not None:
-        run.lane.stage(chain)
-        run.lane.apply()
-    if wanted is not None:
-        turns = _replaced(run, turns, wanted)
-    if answer.before_boot is not None:
-        result = answer.before_boot()
-        if inspect.isawaitable(result):
-            await result
-    return turns
-
-
-def _messages(value: Any) -> list[Message] | None:
-    """A list of the hook's answer; None for anything else, which means the default."""
-    return hooks.history(value, "on_recovery_boot") if isinstance(value, list) else None
-
-
-def _overrides(value: Any) -> hooks.RecoveryOverrides:
-    if isinstance(value, hooks.RecoveryOverrides):
-        return value
-    if isinstance(value, dict):
-        known = {k: value[k] for k in ("chain", "recovered_turns", "before_boot") if k in value}
-        return hooks.RecoveryOverrides(**known)
-    return hooks.RecoveryOverrides()
-
-
-def _replaced(run: ChatRun, turns: list[Input], wanted: list[Message]) -> list[Input]:
-    """The author's messages in place of the recovered ones; actions keep their place.
-
-    A message of the same id keeps its record; an invented one has none, and the client data of
-    the boot payload.
-    """
-    known = {(message_of(i) or {}).get("id"): i for i in turns if i.trigger == "submit-message"}
-    made: list[Input] = []
-    for message in wanted:
-        item = known.get(message.get("id"))
-        seq_num = item.seq_num if item is not None else NOWHERE
-        source = item.payload if item is not None else run.payload
-        payload = {
-            "chatId": run.chat_id,
-            "trigger": "submit-message",
-            "message": message,
-            "messageId": message.get("id"),
-            "metadata": source.get("metadata"),
-        }
-        made.append(Input(seq_num, "message", payload))
-    others = [item for item in turns if item.trigger != "submit-message"]
-    placed = [item for item in made if item.seq_num == NOWHERE]
-    numbered = sorted(
-        [*others, *(item for item in made if item.seq_num != NOWHERE)],
-        key=lambda item: item.seq_num,
-    )
-    return [*placed, *numbered]
-
-
-def _pending_calls(message: Message | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "tool_call_id": part.get("toolCallId"),
-            "tool_name": tool_name(part),
-            "input": part.get("input"),
-            "part_index": index,
-        }
-        for index, part in enumerate((message or {}).get("parts") or ())
-        if is_tool_part(part) and part.get("state") == "input-available"
-    ]

@@ -14,7 +14,7 @@ from everturn.chat.parts import Part, is_dynamic, is_tool_part, parts_of, tool_n
 from everturn.chat.whole_parts import WHOLE_PARTS
 from everturn.errors import ChatChunkTooLargeError, UIMessageStreamError
 from everturn.ids import Ids
-from everturn.protocol import lenient
+from everturn.protocol import lenient, nesting
 from everturn.protocol.chunks import RESERVED_PREFIX, chunk_problem
 from everturn.protocol.records import RESTARTED_CHUNK
 from everturn.rules import limits
@@ -48,6 +48,8 @@ def check_chunk(chunk: Mapping[str, Any], *, part_id: str = "", ours: bool = Fal
         raise UIMessageStreamError(
             f"a {kind!r} chunk cannot be written as JSON: {error}", chunk_type=kind
         ) from error
+    if nesting.too_deep(encoded):
+        raise UIMessageStreamError(f"a {kind!r} chunk: {nesting.TOO_DEEP}", chunk_type=kind)
     size = len(encoded) + len(part_id) + _ENVELOPE_BYTES
     if size > limits.CHUNK_BYTES_MAX:
         raise ChatChunkTooLargeError(kind, size, limits.CHUNK_BYTES_MAX)

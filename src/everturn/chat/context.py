@@ -9,7 +9,7 @@ from everturn.chat import tracing, ui_messages
 from everturn.chat.background import Work
 from everturn.chat.history import History
 from everturn.chat.output import Chunk, Response, Writer
-from everturn.chat.state import current_run, current_turn
+from everturn.chat.state import current_run, current_turn, warn_of_late_output
 from everturn.chat.stream_options import UIStreamOptions
 from everturn.tasks.durations import Duration, parse
 from everturn.tasks.signals import Signal
@@ -33,7 +33,9 @@ class _Response:
         self._writer().data(name, data, id=id, transient=transient)
 
     def _writer(self) -> Writer:
-        return current_run().writer()
+        run = current_run()
+        warn_of_late_output(run, run.turn)
+        return run.writer()
 
 
 response = _Response()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from everturn.chat import sendable
@@ -87,33 +87,6 @@ def for_models(
     for index, message in enumerate(sendable.distinct_calls(ui_messages)):
         prepared.extend(_prepared(message, for_model, is_last=index == last))
     return prepared
-
-
-def late_answers_last(ui_messages: Sequence[Message], answered: Set[str]) -> list[Message]:
-    """The history with the calls that are to be spoken to next in its very last step.
-
-    One of several calls of a step may be answered long after the others, when later steps stand
-    behind it. A request has to end in what is new, and a decided approval is carried out only in
-    the last step. For the model only: the stored message keeps its order.
-
-    Args:
-        answered: tool calls whose answer has just come.
-    """
-    found = list(ui_messages)
-    if not found or found[-1].get("role") != "assistant":
-        return found
-    parts = parts_of(found[-1])
-    steps = [place for place, part in enumerate(parts) if part.get("type") == "step-start"]
-    before_last_step = parts[: steps[-1]] if steps else []
-    late = [
-        part
-        for part in before_last_step
-        if is_tool_part(part) and (_is_decided(part) or part.get("toolCallId") in answered)
-    ]
-    if late:
-        kept = [part for part in parts if not any(part is moved for moved in late)]
-        found[-1] = {**found[-1], "parts": [*kept, *late]}
-    return found
 
 
 def deferred_results(ui_messages: Sequence[Message]) -> DeferredToolResults | None:

@@ -41,7 +41,8 @@ from everturn.chat.intake import NOWHERE
 from everturn.chat.lifecycle import RUN_HOOKS
 from everturn.chat.message_input import begin_turn, take
 from everturn.chat.state import ChatRun, current_run
-from everturn.chat.turn import checkpoint, drain_deferred, end
+from everturn.chat.turn import end
+from everturn.chat.turn_end import checkpoint, drain_deferred
 from everturn.client import binding
 from everturn.errors import AgentError, ChatContextError, ConfigurationError
 from everturn.protocol.records import Input, InputCursor, parse_input

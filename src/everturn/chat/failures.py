@@ -32,6 +32,15 @@ def means_stopped(error: BaseException) -> bool:
     return isinstance(error, Stopped) or (library and kind.__name__ == "RunCancelled")
 
 
+def say_where(error: BaseException, where: str) -> None:
+    """Note on an exception of an author's code what called it: tracebacks and logs show it.
+
+    Once only: some code raises the same exception object again and again.
+    """
+    if where not in getattr(error, "__notes__", ()):
+        error.add_note(where)
+
+
 async def logged(call: Callable[[], Any], name: str) -> None:
     """Await a hook, or other author's code, whose failure changes nothing (D-13)."""
     try:

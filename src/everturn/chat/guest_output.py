@@ -15,7 +15,8 @@ from typing import Any, Final
 import anyio
 
 from everturn.chat.chunks import check_chunk
-from everturn.chat.output import Chunk, Writer, items_of
+from everturn.chat.output import Chunk, Writer
+from everturn.chat.streamables import items_of
 from everturn.client.api import Api
 from everturn.errors import EverturnError
 

@@ -17,11 +17,12 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from everturn.chat.chunks import check_chunk
+from everturn.chat.closing import close_iterator
 from everturn.chat.conversion import to_model_messages
 from everturn.chat.handover import wire_partial
-from everturn.chat.output import as_chunks, close_iterator
 from everturn.chat.parts import tool_parts
 from everturn.chat.reducer import MessageReducer
+from everturn.chat.streamables import as_chunks
 from everturn.chat.tools import listed
 from everturn.chat.turn_loop import with_tasks
 from everturn.chat.ui_messages import new_message_id, repair

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic
 
-from everturn.chat import compaction, tracing, ui_messages
+from everturn.chat import compaction, late_answers, tracing, ui_messages
 from everturn.chat import handover as handovers
 from everturn.chat.accumulator import MessageAccumulator
 from everturn.chat.compaction import Compaction
@@ -35,9 +35,11 @@ from everturn.chat.handover import Handover
 from everturn.chat.hooks import ClientT
 from everturn.chat.message_input import arrives, begin_turn
 from everturn.chat.output import Response, add_usage
-from everturn.chat.state import ChatRun, Turn, TurnState, current_run, model_messages
+from everturn.chat.state import ChatRun, TurnState, current_run
 from everturn.chat.steering import PendingMessages, Steering, keep_joined
-from everturn.chat.turn import checkpoint, end, hand_over, response_of
+from everturn.chat.turn import end, hand_over, response_of
+from everturn.chat.turn_end import checkpoint
+from everturn.chat.turn_view import Turn, model_messages
 from everturn.errors import ChatContextError, InvalidRequest
 from everturn.rules import limits
 from everturn.tasks.durations import Duration
@@ -305,7 +307,9 @@ class ChatSession:
             message = state.wire_message
             incoming = [message] if message is not None else []
             state.incoming = [dict(item) for item in incoming]
+            before = run.lane.messages
             self.accumulator.add_incoming(incoming, state.trigger, self._turns)
+            late_answers.compare(run, state, before)
         run.background.place(run.lane.messages)
         return LoopTurn(self, run, state)
 

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from everturn.chat import tracing
+from everturn.chat.failures import ends_attempt
 from everturn.chat.handover import Handover
 from everturn.chat.state import ChatRun, TurnState, current_run
-from everturn.chat.turn import begin, ends_attempt
+from everturn.chat.turn import begin
 from everturn.client.results import Err, Ok
 from everturn.errors import InputStreamTimeoutError, WaitTimeoutError
 from everturn.protocol.records import Input

@@ -23,6 +23,7 @@ of a turn that failed. An interrupted turn is a stopped one: its partial answer 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from everturn.chat import commit
@@ -41,6 +42,8 @@ log = logging.getLogger("everturn.chat")
 OnBusy = Literal["queue", "steer", "latest", "reject", "interrupt"]
 REJECTED: Final = "The chat was busy with an earlier message, and this one was not accepted."
 SUPERSEDED: Final = "A newer message took the place of this one before it was answered."
+DROPPED: Final = "This message was left out when its conversation was recovered from a crash."
+CUT_OFF: Final = "The answer to this message was cut off by a crash, and is not given again."
 INTERRUPTED: Final = "interrupted by a newer message"
 
 
@@ -66,6 +69,16 @@ class Policy:
         self._on_busy = on_busy
         #: Numbers of refused messages that wait for their turn-complete.
         self._refused: set[int] = set()
+        #: The same for what the author dropped at boot, whatever the policy.
+        self._dropped: set[int] = set()
+
+    def drop(self, seq_nums: Iterable[int]) -> None:
+        """Records that get no turn because the author said so when the run booted."""
+        self._dropped.update(seq_nums)
+
+    def refuses(self, item: Input) -> bool:
+        """Whether it is decided already that this record gets an error in place of a turn."""
+        return item.seq_num in self._refused or item.seq_num in self._dropped
 
     def booted(self, run: ChatRun) -> None:
         """What a boot found waiting arrived one after the other, as if just now."""
@@ -73,6 +86,8 @@ class Policy:
             return
         accepted = False
         for item in run.intake.waiting():
+            if self.refuses(item):
+                continue
             if accepted and is_steerable(item):
                 self._refused.add(item.seq_num)
             accepted = True
@@ -95,18 +110,22 @@ class Policy:
             run.intake.interrupt(INTERRUPTED)
 
     def _is_busy(self, run: ChatRun, item: Input) -> bool:
-        return any(n != item.seq_num and n not in self._refused for n in run.intake.open_numbers)
+        others = self._refused | self._dropped | {item.seq_num}
+        return any(number not in others for number in run.intake.open_numbers)
 
     def refusal(self, run: ChatRun) -> str | None:
         """Why the FIFO's head gets no turn; None when it gets one."""
         head = run.intake.head()
+        if head is not None and head.seq_num in self._dropped:
+            return DROPPED
         if head is None or not is_steerable(head):
             return None
         if head.seq_num in self._refused:
             return REJECTED
         if self._on_busy not in ("latest", "interrupt"):
             return None
-        if not any(is_steerable(item) for item in run.intake.waiting()[1:]):
+        later = run.intake.waiting()[1:]
+        if not any(is_steerable(item) and not self.refuses(item) for item in later):
             return None
         # With `latest` a turn in progress is finished, also when a crash came in between.
         begun = run.restart is not None and run.restart.seq_num == head.seq_num
@@ -123,15 +142,20 @@ class Policy:
         item = run.intake.begin(None, Signal())
         try:
             log.info("message.refused: %d", item.seq_num)
-            if not run.agent.hydrates:
+            kept = not run.agent.hydrates and item.seq_num not in self._dropped
+            if kept:
                 _keep(run, message_of(item))
-            _close_partial(run)
+            _close_partial(run, kept=kept)
             run.intake.decide_turn()
             cursor = run.intake.cursor()
+            if run.lane.unsaved or not kept:
+                # A replay of the log would find the message, and what it was told so far.
+                await commit.save_history(run, cursor, failure=words)
             await commit.turn_complete(run, cursor, error=words)
             await commit.save_history(run, cursor)
         finally:
             self._refused.discard(item.seq_num)
+            self._dropped.discard(item.seq_num)
             run.intake.done()
 
 
@@ -140,12 +164,12 @@ def _keep(run: ChatRun, message: Any) -> None:
     run.lane.replace_all(accumulate(run.lane.messages, message, "submit-message"))
 
 
-def _close_partial(run: ChatRun) -> None:
-    """An answer that a crash cut off, of a message that is superseded now: it stays as it is."""
+def _close_partial(run: ChatRun, *, kept: bool) -> None:
+    """An answer that a crash cut off, of a message that gets no turn now: it stays as it is."""
     restart, run.restart = run.restart, None
     if restart is None:
         return
     for chunk in restart.ends:
         run.out.write(chunk, ours=True)
-    if restart.partial is not None and not run.agent.hydrates:
+    if restart.partial is not None and kept:
         run.lane.upsert(restart.partial)

@@ -94,7 +94,10 @@ class Skill:
             raise ConfigurationError(
                 f"{file} is {file.stat().st_size} bytes, at most {limits.SKILL_MD_BYTES_MAX}"
             )
-        text = file.read_text(encoding="utf-8")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{file} is not UTF-8 text") from error
         frontmatter, body = parse_skill(text, str(file))
         return ResolvedSkill(
             id=self.id,

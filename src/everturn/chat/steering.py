@@ -282,6 +282,8 @@ class _Batch:
             # A stop that names a waiting message means that message's own turn.
             if not is_steerable(item) or run.intake.has_stop(item.seq_num):
                 continue
+            if run.policy.refuses(item):
+                continue
             if batch._take(message_of(item), known):
                 batch.items.append(item)
         batch._offered = tuple(offered)

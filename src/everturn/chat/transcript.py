@@ -160,14 +160,14 @@ class Transcript:
     async def _store(self, snapshot: Snapshot, keep: int, stored: array[int] | None) -> None:
         if stored is not None:
             added = snapshot._replace(messages=snapshot.messages[keep:])
-            patch = codec.encode(history.patch(keep, document_of(added)))
+            patch = codec.encode_any_depth(history.patch(keep, document_of(added)))
             patched_bytes = self._patched_bytes + len(patch)
             room = max(self._whole_bytes, limits.HISTORY_PATCHES_BYTES_MIN)
             if len(patch) <= limits.HISTORY_PATCH_BYTES_MAX and patched_bytes <= room:
                 await self._runtime.patch_snapshot(patch)
                 self._patched_bytes = patched_bytes
                 return
-        data = codec.encode(document_of(snapshot))
+        data = codec.encode_any_depth(document_of(snapshot))
         await self._runtime.save_snapshot(data)
         self._whole_bytes, self._patched_bytes = len(data), 0
 

@@ -1,12 +1,9 @@
 """One turn: from an input to its turn-complete (chat-agent §2.8, §2.10).
 
 The pipeline is the list of small steps in `_answer`; their numbers are the spec's. A step raises
-to take the error path, which is the same for all of them: one error chunk and the turn-complete
-in one append, the user's message and whatever was streamed kept in history, the completion hook
-told. What never takes it: cancellation, a lost lease, and running out of memory, which end the
-attempt (the turn is then answered again by another one).
-
-After the turn-complete nothing more of the turn is written: late exceptions are logged (D-13).
+to take the error path, which is the same for all of them (`turn_end`). What never takes it:
+cancellation, a lost lease, and running out of memory, which end the attempt (the turn is then
+answered again by another one).
 """
 
 from __future__ import annotations
@@ -15,24 +12,31 @@ import copy
 import logging
 from typing import Any
 
-from everturn.chat import commit, compaction, handover, hooks, tracing, ui_messages
-from everturn.chat.failures import ends_attempt as ends_attempt
-from everturn.chat.failures import logged as logged
-from everturn.chat.failures import means_stopped
+from everturn.chat import (
+    compaction,
+    handover,
+    hooks,
+    late_answers,
+    tracing,
+    turn_end,
+    ui_messages,
+)
+from everturn.chat.failures import ends_attempt, means_stopped
 from everturn.chat.handover import Handover
 from everturn.chat.hooks import call_declared
-from everturn.chat.output import Response, add_usage, is_streamable
+from everturn.chat.output import Response
 from everturn.chat.prepare import prepared
-from everturn.chat.state import ChatRun, Turn, TurnState, model_messages
+from everturn.chat.state import ChatRun, TurnState
 from everturn.chat.steering import keep_joined
+from everturn.chat.streamables import is_streamable
 from everturn.chat.tools import Tool
-from everturn.chat.turn_events import end_fields, turn_fields
+from everturn.chat.turn_events import turn_fields
+from everturn.chat.turn_view import Turn, model_messages
 from everturn.errors import EverturnError, Fenced, InvalidRequest, LeaseLost
 from everturn.protocol.records import (
     RESTARTED_CHUNK,
     UPGRADE_REQUIRED,
     Input,
-    InputCursor,
     control_record,
 )
 from everturn.tasks.signals import Signal
@@ -61,7 +65,7 @@ async def _answered(run: ChatRun, state: TurnState) -> bool:
     except Exception as error:  # author code: the turn fails, the run lives
         if ends_attempt(error):
             raise
-        await fail(run, state, error)
+        await turn_end.fail(run, state, error)
     finally:
         end(run)
     run.turn_index += 1
@@ -127,7 +131,7 @@ async def _answer(run: ChatRun, state: TurnState) -> bool:
     await _validate(run, state)
     before = run.lane.messages
     await _accumulate(run, state)
-    _compare(run, state, before)
+    late_answers.compare(run, state, before)
     _splice(run, state)
     await _start_hooks(run, state)
     if run.upgrade_requested:
@@ -141,10 +145,10 @@ async def _answer(run: ChatRun, state: TurnState) -> bool:
     else:
         await _prepare(run, state, turn := Turn[Any](run, state))
         await _run_agent(run, state, turn)
-    await drain_deferred(run, state)
+    await turn_end.drain_deferred(run, state)
     await compaction.outer(run, state, lambda: model_messages(run, state))
-    await _before_complete(run, state)
-    await _complete(run, state)
+    await turn_end.before_complete(run, state)
+    await turn_end.complete(run, state)
     return True
 
 
@@ -174,6 +178,7 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
         if not state.incoming:
             raise InvalidRequest("what was sent is no message: it needs a known role")
         if state.incoming[0]["role"] == "assistant":
+            late_answers.refuse_unknown(run, state)
             state.incoming = [ui_messages.clean_aborted_parts(state.incoming[0])]
     elif state.handover is not None and run.agent.hydrates:
         state.incoming = handover.head_start_messages(run.payload)
@@ -190,7 +195,7 @@ async def _validate(run: ChatRun, state: TurnState) -> None:
         state.validated = True
         # A replay of the log would find the message as it was sent.
         state.history_changed |= state.incoming != sent
-    checkpoint(run, state)
+    turn_end.checkpoint(run, state)
 
 
 async def _accumulate(run: ChatRun, state: TurnState) -> None:
@@ -208,20 +213,6 @@ async def _accumulate(run: ChatRun, state: TurnState) -> None:
         run.lane.replace_all(ui_messages.accumulate(run.lane.messages, message, "submit-message"))
         if len(run.lane.messages) > before:
             state.new_ui_messages.append(message)
-
-
-def _compare(run: ChatRun, state: TurnState, before: list[ui_messages.UIMessage]) -> None:
-    """What an incoming tool answer has changed: which calls, or nothing at all.
-
-    An answer that is given twice, or comes too late, must not make the model speak again.
-    """
-    last = run.lane.last
-    if len(state.incoming) != 1 or state.incoming[0].get("role") != "assistant" or last is None:
-        return
-    answer = state.incoming[0]
-    state.answered = ui_messages.newly_answered(before, run.lane.messages, answer)
-    known = ui_messages.find_by_tool_call(before, ui_messages.tool_call_ids(answer)) is not None
-    state.nothing_new = known and not state.answered and not ui_messages.awaits_model(last)
 
 
 def _splice(run: ChatRun, state: TurnState) -> None:
@@ -257,7 +248,7 @@ async def _start_hooks(run: ChatRun, state: TurnState) -> None:
     if not run.started and run.agent.hooks.has("on_chat_start"):
         event = hooks.ChatStartEvent(**turn_fields(run, state), writer=run.writer())
         await run.hook("on_chat_start", event)
-    checkpoint(run, state)
+    turn_end.checkpoint(run, state)
     if run.agent.hooks.has("on_turn_start"):
         start = hooks.TurnStartEvent(
             **turn_fields(run, state),
@@ -266,7 +257,7 @@ async def _start_hooks(run: ChatRun, state: TurnState) -> None:
             writer=run.writer(),
         )
         await run.hook("on_turn_start", start)
-    checkpoint(run, state)
+    turn_end.checkpoint(run, state)
 
 
 async def hand_over(run: ChatRun) -> None:
@@ -298,7 +289,7 @@ async def _run_agent(run: ChatRun, state: TurnState, turn: Turn[Any]) -> None:
             response = response_of(run, state)
             with tracing.span(run, "stream response"):
                 await response.pipe(result, state.signal)
-        checkpoint(run, state)
+        turn_end.checkpoint(run, state)
         if state.compacted is not None:
             await compaction.settle(run, state, response.message if response else None)
     except Exception as error:  # author code; what it showed so far is kept
@@ -328,11 +319,10 @@ def _leave_as_it_is(run: ChatRun, state: TurnState) -> None:
 
 
 def response_of(run: ChatRun, state: TurnState) -> Response:
-    """T20: a trailing assistant message is continued under its id (a tool call was answered)."""
-    last = run.lane.last
-    seed = last if last is not None and last.get("role") == "assistant" else None
+    """T20: a message whose tool call was answered is continued under its id, a trailing one too."""
+    seed = late_answers.continued(run, state)
     options = run.take_stream_options(state)
-    if seed is not None and ui_messages.id_of(seed):
+    if seed is not None:
         return Response(
             run.runtime,
             run.out,
@@ -354,7 +344,7 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
 
     Also on the way out of a failing turn: what was shown is kept, made whole (P-8).
     """
-    checkpoint(run, state)
+    turn_end.checkpoint(run, state)
     message: dict[str, Any] | None = None
     if response is not None and response.started:
         state.raw_response = message = response.message
@@ -362,7 +352,7 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
     elif state.handover is not None:
         message = state.raw_response = run.lane.last or state.handover.partial
     elif state.kept:
-        message = state.raw_response = empty_response(run)
+        message = state.raw_response = turn_end.empty_response(run)
     if message is None:
         keep_joined(run, state, None)
         return
@@ -375,119 +365,3 @@ def _capture(run: ChatRun, state: TurnState, response: Response | None, *, faile
         return
     run.lane.upsert(message)
     state.new_ui_messages.append(message)
-
-
-def empty_response(run: ChatRun) -> dict[str, Any]:
-    """An assistant message that holds data parts only (R-146)."""
-    return {"id": ui_messages.new_message_id(run.runtime.ids), "role": "assistant", "parts": []}
-
-
-async def drain_deferred(run: ChatRun, state: TurnState) -> None:
-    """T28: wait for deferred work, at most 5 s."""
-    await state.deferred.settle(run.runtime.clock)
-
-
-async def _before_complete(run: ChatRun, state: TurnState) -> None:
-    """T30: the last hook whose chunks belong to this turn."""
-    total = add_usage(run.total_usage, state.usage)
-    if run.agent.hooks.has("on_before_turn_complete"):
-        event = hooks.BeforeTurnCompleteEvent(
-            **end_fields(run, state), total_usage=total, writer=run.writer()
-        )
-        await run.hook("on_before_turn_complete", event)
-    checkpoint(run, state)
-    if state.kept:
-        _fold_late_parts(run, state)
-
-
-def _fold_late_parts(run: ChatRun, state: TurnState) -> None:
-    """Data parts written since the capture join the response."""
-    fresh = state.response is None
-    state.response = state.kept.move_to(state.response or empty_response(run))
-    run.lane.upsert(state.response)
-    if run.lane_start is not None:
-        # It may have been made of this very response, a moment ago.
-        run.lane_start = run.lane_start.following(state.response)
-    if fresh:
-        state.new_ui_messages.append(state.response)
-    else:
-        state.new_ui_messages[-1] = state.response
-
-
-async def _complete(run: ChatRun, state: TurnState) -> None:
-    """T31-T33: the turn-complete, the completion hook, the snapshot."""
-    run.total_usage = add_usage(run.total_usage, state.usage)
-    run.previous_turn_usage = state.usage
-    cursor = _decided(run)
-    if state.history_changed:
-        await commit.save_history(run, cursor)
-    words = run.policy.closing_words(run, state)
-    seq_num = await commit.turn_complete(run, cursor, token=state.token, error=words)
-    state.completed = True
-    run.started = True
-    await _completed(run, state, seq_num, error=None)
-    await commit.save_history(run, cursor)
-
-
-def _decided(run: ChatRun) -> InputCursor:
-    """What of `.in` the turn's turn-complete decides: its message, and those that joined it."""
-    run.steering.drop_unconsumed(run)
-    run.intake.decide_turn()
-    return run.intake.cursor()
-
-
-# --- the error path -----------------------------------------------------------------------------
-
-
-async def fail(run: ChatRun, state: TurnState, error: BaseException) -> None:
-    """§2.10: the turn failed. A failure after the turn-complete is only logged (D-13)."""
-    log.warning("turn.failed", exc_info=error)
-    tracing.failed(error)
-    if state.completed:
-        return
-    run.intake.unstoppable()
-    checkpoint(run, state)
-    # What validation has changed or taken out does not come back.
-    sent = state.incoming if state.validated else [state.wire_message]
-    message = next(reversed(ui_messages.repair(sent)), None)
-    if (
-        message is not None
-        and ui_messages.find(run.lane.messages, ui_messages.id_of(message)) is None
-    ):
-        run.lane.replace_all([*run.lane.messages, message])
-    cursor, words = _decided(run), run.error_text(error)
-    if state.history_changed:
-        await commit.save_history(run, cursor, failure=words)
-    seq_num = await commit.turn_complete(run, cursor, error=words)
-    state.completed = True
-    run.started = run.started or state.trigger != "action"
-    state.token, state.client_data, state.stopped = "", None, False
-    state.response = state.raw_response = state.usage = None
-    state.finish_reason = "error"
-    state.new_ui_messages = [message] if message is not None else []
-    await _completed(run, state, seq_num, error=error)
-    await commit.save_history(run, cursor)
-
-
-async def _completed(
-    run: ChatRun, state: TurnState, seq_num: int, *, error: BaseException | None
-) -> None:
-    """T32: `on_turn_complete`; what it raises is logged, and nothing more is written."""
-    if run.agent.hooks.has("on_turn_complete"):
-        event = hooks.TurnCompleteEvent(
-            **end_fields(run, state),
-            total_usage=run.total_usage,
-            last_event_id=str(seq_num),
-            error=error,
-        )
-        await logged(lambda: run.hook("on_turn_complete", event), "on_turn_complete")
-    run.lane.apply()
-
-
-# --- shared -------------------------------------------------------------------------------------
-
-
-def checkpoint(run: ChatRun, state: TurnState) -> None:
-    """Staged history becomes the lane, and has to be stored before the turn-complete."""
-    if run.lane.apply():
-        state.history_changed = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from everturn.chat import ui_messages
-from everturn.chat.state import ChatRun, TurnState, model_messages
+from everturn.chat.state import ChatRun, TurnState
+from everturn.chat.turn_view import model_messages
 
 
 def turn_fields(run: ChatRun, state: TurnState) -> dict[str, Any]:

@@ -23,10 +23,12 @@ from anyio.abc import TaskGroup
 
 from everturn.chat import boot, handover, hooks, tracing
 from everturn.chat.actions import run_action
+from everturn.chat.failures import logged
 from everturn.chat.hooks import Phase
 from everturn.chat.intake import NOWHERE
-from everturn.chat.state import ChatRun, model_messages
-from everturn.chat.turn import logged, run_turn
+from everturn.chat.state import ChatRun
+from everturn.chat.turn import run_turn
+from everturn.chat.turn_view import model_messages
 from everturn.protocol.records import Input
 from everturn.rules import limits
 from everturn.rules.boot import FirstStep

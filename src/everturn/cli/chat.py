@@ -4,6 +4,8 @@ Ctrl-C once stops the answer that is being written; twice leaves. What is typed 
 streams is sent as the next message. With standard input that is no terminal, each line is one
 message and the command ends with the input, so scripts can use it: the exit status is 1 when an
 answer failed, and a message that could not be sent ends it at once.
+
+A call that waits for approval is decided by typing yes or no; anything else is the next message.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import anyio.from_thread
 import anyio.lowlevel
 from cyclopts import Parameter
 
+from everturn.cli.approvals import Approvals
 from everturn.cli.output import TRIES, complain, console, print_json, stderr
 from everturn.client.agent_chat import AgentChat
 from everturn.client.api import Api
@@ -60,6 +63,7 @@ class _Conversation:
         self._agent = agent
         self._chat_id = chat_id
         self._stream: ChatStream | None = None
+        self._approvals = Approvals()
         self._interrupted_at: float | None = None
 
     async def once(self, message: str, as_json: bool) -> int:
@@ -67,7 +71,10 @@ class _Conversation:
         async with AgentChat(self._agent, id=self._chat_id) as chat:
             stream = await chat.send_message(message)
             if not as_json:
-                return await self._show(stream)
+                status = await self._show(stream)
+                if self._approvals.open():
+                    stderr().print("[dim]it waits for an approval: leave out -m to be asked[/]")
+                return status
             result = await stream.result()
             print_json(
                 {
@@ -99,8 +106,9 @@ class _Conversation:
                     if not text:
                         continue
                     try:
-                        self._stream = await chat.send_message(text)
+                        self._stream = await self._send(chat, text)
                         status |= await self._show(self._stream)
+                        self._ask()
                     except EverturnError as error:
                         status = 1
                         unknown = isinstance(error, Unprocessable)
@@ -115,14 +123,25 @@ class _Conversation:
                 return 0
         return status
 
+    async def _send(self, chat: AgentChat, text: str) -> ChatStream:
+        """Send what was typed: the decision that the answer before asks for, or a message."""
+        decided = self._approvals.decided(text)
+        return await (chat.send_message(text) if decided is None else chat.send_raw([decided]))
+
+    def _ask(self) -> None:
+        for tool in self._approvals.open():
+            stderr().print(f"{tool} waits for your approval: yes or no?", markup=False)
+
     async def others(self) -> str | None:
-        """A hint for a name that nobody answers to: those that are known. None when it is one."""
+        """A hint for a name nobody answers to: the names there are. None when it is one of them."""
         try:
             tasks = await Api(tries=TRIES).list_tasks()
         except EverturnError:
             return None  # what was wrong in the first place has been said
         names = [task["id"] for task in tasks if task["kind"] != "task"]
-        if not names or self._agent in names:
+        if not names:
+            return "No worker with an agent has connected there yet: `everturn worker APP`."
+        if self._agent in names:
             return None
         return f"Agents that are known there: {', '.join(names)}"
 
@@ -143,7 +162,9 @@ class _Conversation:
     async def _show(self, stream: ChatStream) -> int:
         """Print an answer as it grows. 0 when it ended well."""
         out = console()
+        self._approvals = Approvals()
         async for chunk in stream:
+            self._approvals.feed(chunk)
             _print_chunk(chunk)
         out.print()
         if stream.error is not None:

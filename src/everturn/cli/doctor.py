@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -106,9 +107,10 @@ def _key(client: httpx2.Client) -> Check:
         return skipped("key", "EVERTURN_SECRET_KEY is not set")
     answer = client.get("/api/v1/sessions", headers={"authorization": f"Bearer {key}"})
     if answer.status_code == 401:
+        source = "EVERTURN_SECRET_KEY" if os.environ.get("EVERTURN_SECRET_KEY") else "dev.json"
         return attention(
             "key",
-            "this server does not know the key of EVERTURN_SECRET_KEY",
+            f"this server does not know the key of {source}",
             "Use a key of its own: `everturn keys create` where its data directory is.",
         )
     return ok("key", "the secret key opens its environment")

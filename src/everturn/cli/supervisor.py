@@ -3,6 +3,10 @@
 A child that ends by itself is started again after 0.2 s, doubling to 5 s while it keeps dying
 within ten seconds. Stopping sends SIGTERM, which lets it drain, again to interrupt what it has not
 finished then, and at last SIGKILL.
+
+A child outlives nobody: it holds the reading end of a pipe whose writing end is ours alone, and
+drains when that is closed, which the system does however we end. Without it a worker whose
+`everturn dev` was killed would serve old code for days, and no one would know its pid.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -28,6 +33,9 @@ HEALTHY_S = 10.0
 #: How long a child may take to interrupt what it could not finish in its grace.
 INTERRUPT_S = 3.0
 
+#: Names to a child the descriptor of its end of the pipe.
+_PARENT_FD = "EVERTURN_PARENT_FD"
+
 Gone = Callable[[str], Awaitable[None]]
 
 
@@ -36,13 +44,21 @@ class Child:
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.worker_id = RandomIds().new("worker")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "everturn", *arguments],
-            env={**os.environ, **environment, "EVERTURN_WORKER_ID": self.worker_id},
-            stdin=subprocess.DEVNULL,
-            # Its own group: a Ctrl-C in the terminal reaches us alone, and we tell the children.
-            process_group=0,
-        )
+        self._ours: int | None
+        theirs, self._ours = os.pipe()
+        own = {"EVERTURN_WORKER_ID": self.worker_id, _PARENT_FD: str(theirs)}
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "everturn", *arguments],
+                env={**os.environ, **environment, **own},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs],
+                # Its own group: a Ctrl-C in the terminal reaches us alone, and we tell the
+                # children.
+                process_group=0,
+            )
+        finally:
+            os.close(theirs)
 
     @property
     def pid(self) -> int:
@@ -54,7 +70,11 @@ class Child:
 
     async def wait(self) -> int:
         """The exit status; negative when a signal ended it."""
-        return await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+        status = await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+        if self._ours is not None:
+            os.close(self._ours)
+            self._ours = None
+        return status
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM; again after `grace_s` seconds, which interrupts what still runs; then SIGKILL.
@@ -70,6 +90,21 @@ class Child:
         with suppress(ProcessLookupError):
             self._process.kill()
         await self.wait()
+
+
+def leave_with_parent() -> None:
+    """In a child of a supervisor: drain, as on SIGTERM, when the supervisor is gone."""
+    named = os.environ.pop(_PARENT_FD, None)
+    if named is None:
+        return
+    pipe = int(named)
+    os.set_inheritable(pipe, False)
+
+    def watch() -> None:
+        os.read(pipe, 1)  # nothing is ever written: it returns when the other end is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 class _Slot:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from everturn.cli import logs
 from everturn.cli.output import fail, stderr
-from everturn.cli.supervisor import UNUSABLE, Supervisor
+from everturn.cli.supervisor import UNUSABLE, Supervisor, leave_with_parent
 from everturn.errors import EverturnError
 from everturn.rules import limits
 from everturn.worker.parking import IDLE_TTL_S
@@ -53,6 +53,7 @@ def worker(
     if not 0 < idle_ttl < float("inf"):
         fail(f"--idle-ttl is a number of seconds above 0, not {idle_ttl:g}")
     logs.set_up(log_level)
+    leave_with_parent()
     if processes > 1:
         arguments = ["worker", app, "--url", url, "--concurrency", str(concurrency)]
         arguments += ["--idle-ttl", str(idle_ttl), "--log-level", log_level]

@@ -290,7 +290,8 @@ class AgentChat:
         seq = await self._append_message(payload)
         if seq is not None and self._state.misses(seq):
             await look_for_others(self._reads, self.id, self._state, seq)
-        boundary = self._state.awaits(seq)
+        message = payload.get("message")
+        boundary = self._state.awaits(seq, str(message.get("id") or "") if message else "")
 
         async def stop() -> None:
             await self._send_stop(seq)
@@ -310,6 +311,7 @@ class AgentChat:
             "out",
             after=self._state.last_seq,
             timeout_s=self._timeout_s,
+            whole=boundary.target is not None,
             waiting=lambda: reader.waiting(),
             base_url=self._endpoint("out"),
         )

@@ -130,11 +130,16 @@ class Api:
         return list(answer["seqNums"])
 
     async def read_records(
-        self, session: str, io: Io, *, after: int | None = None
+        self, session: str, io: Io, *, after: int | None = None, include_trimmed: bool = False
     ) -> list[dict[str, Any]]:
-        """Everything stored after a cursor, without waiting (§5.4)."""
+        """Everything stored after a cursor, without waiting (§5.4).
+
+        What was trimmed is kept a while longer, for secret keys that ask for it.
+        """
         path = paths.fill(paths.CHANNEL_RECORDS, session=session, io=io)
         query = {} if after is None else {"afterEventId": str(after)}
+        if include_trimmed:
+            query["includeTrimmed"] = "true"
         answer = await self._json("GET", path, query=query, subject="session")
         records = answer.get("records")
         if not isinstance(records, list):

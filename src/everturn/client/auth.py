@@ -11,6 +11,7 @@ from everturn.errors import InvalidRequest, NotAuthenticated, ProtocolError
 from everturn.protocol import tokens
 
 #: `{"read": {"sessions": "chat-1"}}`, or scopes as text: `["read:sessions:chat-1"]`.
+#: One text is one scope.
 Scopes = Mapping[str, Any] | Iterable[str]
 #: A number is seconds from now; text is a span such as `1h`; a datetime is the very moment.
 Expiration = str | float | timedelta | datetime
@@ -33,7 +34,7 @@ async def create_public_token(
         InvalidRequest: a scope or an expiration is malformed, or lies in the past.
         NotAuthenticated: there is no secret key, or the server does not know it.
     """
-    flat = tokens.flatten_scopes(scopes) if isinstance(scopes, Mapping) else list(scopes)
+    flat = tokens.flatten_scopes(scopes) if isinstance(scopes, Mapping) else list(_listed(scopes))
     return await _sign(flat, expires, otu=None, realtime=realtime, api=api)
 
 
@@ -45,8 +46,7 @@ async def create_trigger_token(
     api: Api | None = None,
 ) -> str:
     """A token that starts one run of a task (any number with `multiple_use`). Raises as above."""
-    names = [task] if isinstance(task, str) else list(task)
-    scopes = [f"trigger:tasks:{name}" for name in names]
+    scopes = [f"trigger:tasks:{name}" for name in _listed(task)]
     return await _sign(scopes, expires, otu=not multiple_use, realtime=None, api=api)
 
 
@@ -81,9 +81,17 @@ async def _sign(
     )
 
 
+def _listed(names: str | Iterable[str]) -> Iterable[str]:
+    """One name as a list of it: its letters are none."""
+    return [names] if isinstance(names, str) else names
+
+
 def _lifetime_s(expires: Expiration, now_ms: int) -> int:
     if isinstance(expires, int | float) and not isinstance(expires, bool):
-        expires = timedelta(seconds=expires)
+        try:
+            expires = timedelta(seconds=expires)
+        except (ValueError, OverflowError):
+            raise InvalidRequest(f"a token cannot expire {expires} s from now") from None
     seconds = tokens.lifetime_s(expires, now_ms=now_ms)
     if seconds <= 0:
         raise InvalidRequest(f"a token cannot expire {-seconds} s ago")

@@ -133,7 +133,7 @@ def _dev_file(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
             content = msgspec.json.decode(file.read(_DEV_FILE_BYTES_MAX))
     except OSError:
         return None, None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} is not the file `everturn dev` writes: {error}"
         ) from error

@@ -15,6 +15,10 @@ one ends (wire-protocol §17.5, chat-agent §1.5):
   subscribes again, up to five times in a row. (4.5.0 clients of the original do not; they show a
   cut-off answer.)
 
+Records may be trimmed while a reader is away, and the next connection then goes on behind them. For
+whoever needs every one (`whole`: an answer without its middle is no answer) they are fetched from
+what a store keeps of them; that takes a secret key, and without one the gap stays.
+
 Two things keep a record from being delivered twice: records at or below the last one received are
 dropped, and so are data records whose part id was among the last 5000, which a writer that
 retries may have stored twice. Dropped records still move the cursor.
@@ -76,6 +80,7 @@ class Follower:
         peek_settled: end at once if no turn is under way (reloads; not for senders).
         waiting: whether the caller still waits for something; asked at an early orderly end.
         endless: goes on after silence and orderly ends, until it is closed.
+        whole: fetch what was trimmed after the cursor, from the first record on if that is None.
 
     Cancelling a wait for the next record loses none. Close it with `aclose`, or use it as a context manager. Iteration raises what the API raises.
     """
@@ -91,6 +96,7 @@ class Follower:
         peek_settled: bool = False,
         waiting: Callable[[], bool] = lambda: False,
         endless: bool = False,
+        whole: bool = False,
         base_url: str | None = None,
     ) -> None:
         self._api = api
@@ -100,6 +106,7 @@ class Follower:
         self._peek_settled = peek_settled
         self._waiting = waiting
         self._endless = endless
+        self._whole = whole
         self._base_url = base_url
         self._cursor = self._handed_out = after
         self._newest: int | None = None  # the last seq_num that arrived on this follower
@@ -171,20 +178,23 @@ class Follower:
         assert self._chunks is not None
         try:
             chunk = await anext(self._chunks)
+            for event in self._decoder.feed(chunk):
+                self._failures = 0
+                if event.event == "batch":
+                    await self._take(event)
         except StopAsyncIteration:
             raise _Ended(orderly=True) from None
         except (httpx2.TransportError, httpx2.StreamError):
             raise _Ended(orderly=False) from None
+        except _Ended:
+            raise
         except BaseException:
             # Cancelled: the generator of chunks is finished, and asking it again would look like
-            # an orderly end. The next call connects anew, from the cursor.
+            # an orderly end; of this chunk something may be left. The next call connects anew,
+            # from the cursor.
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await self._disconnect()
             raise
-        for event in self._decoder.feed(chunk):
-            self._failures = 0
-            if event.event == "batch":
-                self._take(event)
 
     async def _connect(self) -> None:
         try:
@@ -244,20 +254,41 @@ class Follower:
 
     # --- records -------------------------------------------------------------------------------
 
-    def _take(self, event: sse.Event) -> None:
+    async def _take(self, event: sse.Event) -> None:
         records, tail = sse.decode_batch(event.data)
         if tail is not None:
             self.tail = tail
         for record in records:
             if self._newest is not None and record.seq_num <= self._newest:
                 continue
-            self._cursor = self._newest = record.seq_num
-            arrived = self._open(record)
-            if arrived is not None:
-                self._ready.append(arrived)
+            if self._whole and record.seq_num > (-1 if self._cursor is None else self._cursor) + 1:
+                await self._fetch_trimmed(record.seq_num)
+            self._pass_on(record)
         if records:
             self._resubscribed = 0
             self._last_record_at = self._api.clock.monotonic()
+
+    def _pass_on(self, record: Record) -> None:
+        self._cursor = self._newest = record.seq_num
+        arrived = self._open(record)
+        if arrived is not None:
+            self._ready.append(arrived)
+
+    async def _fetch_trimmed(self, before: int) -> None:
+        """Pass on what is still kept between the cursor and a record. Raises _Ended."""
+        try:
+            kept = await stored_records(
+                self._api, self._session, self._io, after=self._cursor, include_trimmed=True
+            )
+        except EverturnError as error:
+            if _may_come_back(error):
+                raise _Ended(orderly=False) from error
+            # Not ours to read. Numbers may have gaps besides, so it need not be a loss.
+            self._whole = False
+            return
+        for record in kept:
+            if record.seq_num < before:
+                self._pass_on(record)
 
     def _open(self, record: Record) -> Arrived | None:
         """The record as it is handed out; None for a part that was seen before."""
@@ -286,15 +317,32 @@ def _may_come_back(error: EverturnError) -> bool:
 
 
 async def stored_records(
-    api: Api, session: str, io: Io, *, after: int | None = None
+    api: Api, session: str, io: Io, *, after: int | None = None, include_trimmed: bool = False
 ) -> list[Record]:
-    """What is stored after a cursor, without waiting. Without times, which are not told there."""
+    """What is stored after a cursor, without waiting. Without times, which are not told there.
+
+    What is trimmed and kept still is readable with a secret key only. Raises ProtocolError for an answer that holds something else, and what the API raises.
+    """
+    found = await api.read_records(session, io, after=after, include_trimmed=include_trimmed)
+    try:
+        told = msgspec.convert(found, list[_Told])
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the answer to a read of records: {error}") from error
     return [
         Record(
-            int(item["seqNum"]),
+            one.seqNum,
             0,
-            tuple((str(name), str(value)) for name, value in item.get("headers") or ()),
-            msgspec.json.encode({"data": item.get("data"), "id": item.get("id")}),
+            tuple(one.headers or ()),
+            msgspec.json.encode({"data": one.data, "id": one.id}),
         )
-        for item in await api.read_records(session, io, after=after)
+        for one in told
     ]
+
+
+class _Told(msgspec.Struct):
+    """A record as `…/records` tells it (§5.4)."""
+
+    seqNum: int
+    data: Any = None
+    id: str | None = None
+    headers: list[tuple[str, str]] | None = None

@@ -9,12 +9,13 @@ meanwhile, and which messages are still to be answered before its own. What it f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from everturn.client.api import Api
 from everturn.client.follow import stored_records
 from everturn.client.turns import ChatState
 from everturn.errors import EverturnError, SessionNotFound
-from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record, parse_input
+from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record, open_envelope, parse_input
 
 
 async def look_first(api: Api, session: str, state: ChatState) -> None:
@@ -82,7 +83,22 @@ def _take_ends(state: ChatState, records: Sequence[Record], *, before: int | Non
                 state.saw(record)
         elif record.is_data:
             under_way = True
+    if under_way:
+        state.opened = _start_chunk(records)
     return under_way
+
+
+def _start_chunk(records: Sequence[Record]) -> dict[str, Any] | None:
+    """The `start` chunk of the turn that the records end in the middle of."""
+    for record in reversed(records):
+        if _ends_a_turn(record):
+            break
+        # Most of an answer is text: what cannot be a start is not decoded.
+        if record.is_data and b'"start"' in record.body:
+            chunk, _ = open_envelope(record.body) or (None, "")
+            if isinstance(chunk, dict) and chunk.get("type") == "start":
+                return chunk
+    return None
 
 
 async def _find_open(api: Api, session: str, state: ChatState) -> bool:

@@ -11,6 +11,11 @@ sent before the answer to it was over, or it was a steered message, which has no
 may have joined a turn or be answered in one of its own. Messages are answered in the order of
 `.in`, so everything that arrives until all of them are covered is not ours, and is skipped.
 
+A message may also join a turn that is under way (steering): then one turn-complete covers it and
+what came before it. A marker in the answer names the messages that joined; from it on the turn is
+theirs too, so the skipping ends there, and the `start` that the reader skipped comes first. When
+that turn is answered anew after a crash, it has joined nothing yet.
+
 Others may write to the same session: another tab, another process. A number that an append answers
 is then higher than the next one this client knows of, and what lies between is looked up
 (`ChatState.misses`, `others`): the messages among it are unsettled too.
@@ -21,13 +26,14 @@ or, while skipping, ends the skipping.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import anyio
 
 from everturn.client.follow import Arrived, Follower
-from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record
+from everturn.protocol.chunks import INJECTED_CHUNK
+from everturn.protocol.records import RESTARTED_CHUNK, TURN_COMPLETE, InputCursor, Record
 from everturn.rules import limits
 
 #: Spelling of control records in logs of old writers: data chunks of these types.
@@ -53,16 +59,40 @@ class Boundary:
         target: `.in` number of the message whose turn is wanted; None if unknown.
         skipping: whether turns that are not wanted come first.
         earlier: the `.in` numbers those turns answer, as far as they are known.
+        message_id: of the message; empty for what can join no turn.
     """
 
-    __slots__ = ("_earlier", "skipping", "target")
+    __slots__ = ("_earlier", "_joined", "_message_id", "skipping", "target")
 
     def __init__(
-        self, target: int | None, *, skipping: bool = False, earlier: Iterable[int] = ()
+        self,
+        target: int | None,
+        *,
+        skipping: bool = False,
+        earlier: Iterable[int] = (),
+        message_id: str = "",
     ) -> None:
         self.target = target
         self.skipping = skipping
         self._earlier = frozenset(earlier)
+        self._message_id = message_id
+        #: Whether it was in the turn of another message that the skipping ended.
+        self._joined = False
+
+    def joins(self, chunk: Mapping[str, Any]) -> bool:
+        """Whether the message joins, here, a turn that was skipped so far."""
+        if not (self.skipping and self._message_id and chunk["type"] == INJECTED_CHUNK):
+            return False
+        data = chunk.get("data")
+        ids = data.get("messageIds") if isinstance(data, dict) else None
+        self._joined = isinstance(ids, list) and self._message_id in ids
+        self.skipping = not self._joined
+        return self._joined
+
+    def restarted(self) -> None:
+        """The turn is answered anew, and what had joined it waits once more."""
+        self.skipping = self.skipping or self._joined
+        self._joined = False
 
     def turn_complete(self, cursor: InputCursor) -> bool:
         """A turn ended with this cursor. True when it was the one wanted."""
@@ -72,6 +102,7 @@ class Boundary:
             ours = not self.skipping
         if not is_known(cursor) or all(map(cursor.covers, self._earlier)):
             self.skipping = False
+        self._joined = False
         return ours
 
 
@@ -83,7 +114,7 @@ def is_known(cursor: InputCursor) -> bool:
 class ChatState:
     """What a chat client knows of its chat; shared by the streams it hands out."""
 
-    __slots__ = ("_known", "_open_turn", "_settled", "_unsettled", "last_seq", "started")
+    __slots__ = ("_known", "_open_turn", "_settled", "_unsettled", "last_seq", "opened", "started")
 
     def __init__(self, *, started: bool, last_seq: int | None) -> None:
         self.started = started
@@ -96,6 +127,8 @@ class ChatState:
         self._settled = InputCursor()
         #: Whether a turn is under way of which only that is known.
         self._open_turn = False
+        #: The `start` chunk of the turn under way, as far as it was seen.
+        self.opened: dict[str, Any] | None = None
         #: Up to here everything on `.in` is either settled or unsettled; None when nobody looked.
         self._known: int | None = None
 
@@ -138,10 +171,11 @@ class ChatState:
         """Somebody's turn is under way; its end was not seen."""
         self._open_turn = True
 
-    def awaits(self, seq: int | None) -> Boundary:
+    def awaits(self, seq: int | None, message_id: str = "") -> Boundary:
         """A message was appended; the boundary of its turn, behind all that is unsettled."""
         earlier = [number for number in self._unsettled if seq is None or number < seq]
-        boundary = Boundary(seq, skipping=bool(earlier) or self._open_turn, earlier=earlier)
+        skipping = bool(earlier) or self._open_turn
+        boundary = Boundary(seq, skipping=skipping, earlier=earlier, message_id=message_id)
         self.sent(seq)
         return boundary
 
@@ -175,6 +209,7 @@ class ChatState:
 
     def saw_turn_complete(self, cursor: InputCursor) -> None:
         self._open_turn = False
+        self.opened = None
         self._settled = self._settled.newest(cursor)
         if cursor.seq_num is not None:
             self._knows(cursor.seq_num)
@@ -208,6 +243,8 @@ class TurnReader:
         self._on_turn_complete = on_turn_complete
         self._scope: anyio.CancelScope | None = None
         self._aborted = False
+        #: Comes after the chunk that was returned last.
+        self._next: dict[str, Any] | None = None
         #: The follower ended before the turn did.
         self._silent = False
         self._undo: Callable[[], None] = lambda: None
@@ -226,6 +263,9 @@ class TurnReader:
         Raises what following raises.
         """
         while not (self.closed or self.complete or self._silent):
+            if self._next is not None:
+                follows, self._next = self._next, None
+                return follows
             if self._aborted:
                 await self.settle()
                 break
@@ -284,4 +324,17 @@ class TurnReader:
             return None
         if not isinstance(data, dict) or not isinstance(kind, str) or kind.startswith(_LEGACY):
             return None
-        return None if self._boundary.skipping else data
+        return self._shown(data)
+
+    def _shown(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        """What of a chunk the reader is shown; None for what belongs to another message."""
+        if chunk["type"] == "start":
+            self._state.opened = chunk
+        elif chunk["type"] == RESTARTED_CHUNK:
+            skipped = self._boundary.skipping
+            self._boundary.restarted()
+            return None if skipped else chunk
+        elif self._boundary.joins(chunk) and self._state.opened is not None:
+            self._next = chunk
+            return self._state.opened
+        return None if self._boundary.skipping else chunk

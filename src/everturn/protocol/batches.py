@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from everturn.errors import InvalidRequest, Unprocessable
+from everturn.protocol import nesting
 
 
 class CreateBatch(msgspec.Struct, kw_only=True, rename="camel"):
@@ -61,6 +62,8 @@ def parse_line(line: bytes, run_count: int) -> BatchItem:
         InvalidRequest: the line is no JSON (400).
         Unprocessable: it is no item, or its index is not one of this batch (422).
     """
+    if nesting.too_deep(line):
+        raise InvalidRequest(f"Invalid JSON in a batch item: {nesting.TOO_DEEP}")
     try:
         found = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

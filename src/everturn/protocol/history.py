@@ -47,7 +47,7 @@ def part_of(record: Record, fence: int) -> int | None:
     """The number of a record among the parts of a fence; None when it is of another writer."""
     for _, value in record.headers:
         writer, dash, part = value.partition("-")
-        if dash and writer == str(fence) and part.isdigit():
+        if dash and writer == str(fence) and part.isascii() and part.isdigit() and len(part) < 19:
             return int(part)
     return None
 

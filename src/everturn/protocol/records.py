@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from everturn.protocol import lenient
+from everturn.protocol import lenient, nesting
 
 Io = Literal["in", "out"]
 #: What a session has stored: its two channels, and its history (`protocol/history.py`).
@@ -271,7 +271,7 @@ def parse_input(record: Record) -> Input:
     chunk: Any = opened[0] if opened is not None else None
     if isinstance(chunk, str):
         try:
-            chunk = lenient.decode(chunk)
+            chunk = None if nesting.too_deep(chunk) else lenient.decode(chunk)
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             chunk = None
     if not isinstance(chunk, dict):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from everturn.errors import InvalidRequest
+from everturn.protocol import nesting
 
 # These repeat rules/limits.py, which stands above this package; a unit test compares them.
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -109,11 +110,13 @@ BodyT = TypeVar("BodyT")
 def decode(body: bytes, kind: type[BodyT]) -> BodyT:
     """One JSON body as its type.
 
-    Raises InvalidRequest: `Request body is empty`, `Invalid JSON` (falsy JSON too) or
-    `Validation error: …` (wire-protocol §1.1 step 8).
+    Raises InvalidRequest: `Request body is empty`, `JSON may nest …`, `Invalid JSON` (falsy JSON
+    too) or `Validation error: …` (wire-protocol §1.1 step 8).
     """
     if not body.strip():
         raise InvalidRequest("Request body is empty")
+    if nesting.too_deep(body):
+        raise InvalidRequest(nesting.TOO_DEEP)
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -128,10 +131,16 @@ def decode(body: bytes, kind: type[BodyT]) -> BodyT:
         raise InvalidRequest("Invalid JSON") from None
 
 
+#: The first and the last time that a date of four digits can name in UTC, epoch ms.
+DATE_MS_MIN: Final = -62_135_596_800_000
+DATE_MS_MAX: Final = 253_402_300_799_999
+
+
 def iso(ms: int) -> str:
     """A time as REST bodies have it: ISO-8601 UTC with milliseconds and `Z` (§2.2)."""
     seconds, millis = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    # Not by a format: `%Y` leaves out the zeros of years before 1000 on some systems.
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
 
 
 def iso_or_none(ms: int | None) -> str | None:
@@ -148,10 +157,15 @@ def parse_date(value: str | int | float, name: str) -> int:
             moment = datetime.fromisoformat(value.strip())
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return round(moment.timestamp() * 1000)
-        return round(datetime.fromtimestamp(value / 1000, UTC).timestamp() * 1000)
+            at_ms = round(moment.timestamp() * 1000)
+        else:
+            at_ms = round(datetime.fromtimestamp(value / 1000, UTC).timestamp() * 1000)
     except (ValueError, OverflowError, OSError):
-        raise InvalidRequest(f"Validation error: Invalid date - at `$.{name}`") from None
+        at_ms = None
+    # A zone or a rounding can lead past either end, and then no answer could show the date.
+    if at_ms is None or not DATE_MS_MIN <= at_ms <= DATE_MS_MAX:
+        raise InvalidRequest(f"Validation error: Invalid date - at `$.{name}`")
+    return at_ms
 
 
 class SessionRow(Protocol):

@@ -25,7 +25,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -146,9 +146,17 @@ def _check_claims(payload: Mapping[str, Any], now_ms: int) -> None:
 
 
 def _seconds(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value)
+    return int(value) if _is_finite(value) else None
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether this is a number; JSON's whole numbers can be too long for any float."""
+    try:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    except OverflowError:
+        return False
 
 
 def _signature(signed: str, key: str) -> str:
@@ -255,7 +263,7 @@ def lifetime_s(expiration: str | float | datetime | timedelta, *, now_ms: int | 
         return _span_s(expiration)
     if isinstance(expiration, datetime):
         expiration = expiration.timestamp()
-    if isinstance(expiration, bool) or not math.isfinite(expiration) or now_ms is None:
+    if not _is_finite(expiration) or now_ms is None:
         raise InvalidRequest("an expiration is a time span or a time in seconds")
     return math.floor(expiration) - now_ms // 1000
 

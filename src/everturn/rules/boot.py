@@ -96,8 +96,7 @@ def recover(
     closes = [item for item in undecided if item.trigger == "close"]
     newest = next((item for item in reversed(undecided) if item.kind == "message"), None)
     ends = newest if newest is not None and newest in closes and not wanted else None
-    later = {item.seq_num for item in wanted[1:]}
-    stops = tuple(item for item in undecided if item.kind == "stop" and target_of(item) in later)
+    stops = tuple(stop for stop in undecided if any(_stops(stop, item) for item in wanted[1:]))
     kept = (ends, *stops)
     dropped = tuple(
         item.seq_num for item in undecided if not item.needs_answer and item not in kept
@@ -131,7 +130,9 @@ def _stops_anything(item: Input) -> bool:
 
 
 def _stops(stop: Input, item: Input) -> bool:
-    return stop.kind == "stop" and target_of(stop) == item.seq_num
+    """Whether a stop names this message. One that names a message which came after it was made up,
+    and means nothing: a run that was there to see it ignored it too."""
+    return stop.kind == "stop" and target_of(stop) == item.seq_num and item.seq_num < stop.seq_num
 
 
 def _stopped(wanted: Sequence[Input], undecided: Sequence[Input]) -> Input | None:

@@ -65,7 +65,12 @@ def _seconds(value: Duration) -> float:
     if isinstance(value, bool):
         raise InvalidRequest("a duration is a number of seconds, a timedelta or text like '1h30m'")
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise InvalidRequest(
+                f"a number of hundreds of digits is no duration of up to {DURATION_S_MAX} s"
+            ) from None
     if (
         not isinstance(value, str)
         or len(value) > _WRITTEN_CHARS_MAX

@@ -7,12 +7,14 @@ would touch the machinery of a JavaScript reader are ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from everturn.errors import TooLarge
+from everturn.errors import InvalidRequest, TooLarge
+from everturn.protocol import nesting
 from everturn.rules import limits
 
 Kind = Literal["set", "delete", "append", "remove", "increment", "update"]
@@ -42,14 +44,20 @@ def change(
 ) -> Callable[[bytes | None], bytes]:
     """What `StateStore.set_metadata` takes: stored bytes to new bytes. Pure.
 
-    The result raises TooLarge past limits.METADATA_BYTES_MAX; nothing changes then.
+    The result raises TooLarge past limits.METADATA_BYTES_MAX, and InvalidRequest for what would
+    nest too deep; nothing changes then.
     """
 
     def apply_all(stored: bytes | None) -> bytes:
         values = _object(stored) if replacement is None else dict(replacement)
         for operation in operations[:OPERATIONS_MAX]:
             apply(values, operation)
-        data = msgspec.json.encode(values)
+        try:
+            data = msgspec.json.encode(values)
+        except RecursionError:
+            raise InvalidRequest(f"the metadata: {nesting.TOO_DEEP}") from None
+        if nesting.too_deep(data):
+            raise InvalidRequest(f"the metadata: {nesting.TOO_DEEP}")
         if len(data) > limits.METADATA_BYTES_MAX:
             raise TooLarge(
                 f"the metadata is {len(data)} bytes, at most {limits.METADATA_BYTES_MAX}",
@@ -63,7 +71,7 @@ def change(
 
 
 def apply(values: dict[str, Any], operation: Operation) -> None:
-    """Apply one operation in place."""
+    """Apply one operation in place. Raises InvalidRequest for a sum that is no number any more."""
     if operation.type == "update":
         if isinstance(operation.value, dict):
             values.clear()
@@ -83,7 +91,7 @@ def apply(values: dict[str, Any], operation: Operation) -> None:
         items = held if isinstance(held, list) else [] if name not in holder else [held]
         holder[name] = [*items, operation.value]
     elif operation.type == "increment":
-        holder[name] = _number(held) + _number(operation.value)
+        holder[name] = _sum(_number(held), _number(operation.value))
     elif isinstance(held, list):
         holder[name] = [item for item in held if item != operation.value]
 
@@ -106,6 +114,16 @@ def _place(values: dict[str, Any], key: str, *, create: bool) -> tuple[dict[str,
 
 def _number(value: Any) -> int | float:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def _sum(held: int | float, more: int | float) -> int | float:
+    try:
+        total = held + more
+        if math.isfinite(total):
+            return total
+    except OverflowError:  # whole numbers that are too long for any float
+        pass
+    raise InvalidRequest("an increment leads past the largest number there is")
 
 
 def _object(stored: bytes | None) -> dict[str, Any]:

@@ -13,7 +13,10 @@ import msgspec
 
 from everturn.protocol.runs import RunOutcome
 from everturn.rules import limits
+from everturn.rules.durations import DURATION_S_MAX
 
+#: No attempt waits longer, whatever a policy says (`inf` included): its time has to be stored.
+DELAY_MS_MAX: Final = DURATION_S_MAX * 1000
 #: Error codes of the platform that another attempt may cure (tasks-and-runs §7.2). Errors of
 #: the author's code carry no code and are always retryable.
 RETRYABLE_CODES: Final = frozenset(
@@ -84,7 +87,8 @@ def delay_ms(policy: RetryPolicy, failures: int, uniform: Callable[[float, float
         grown = policy.min_timeout_in_ms * spread * policy.factor ** (failures - 1)
     except OverflowError:
         grown = policy.max_timeout_in_ms
-    return max(0, round(min(policy.max_timeout_in_ms, grown)))
+    bounded = min(grown, policy.max_timeout_in_ms, DELAY_MS_MAX)
+    return round(bounded) if bounded > 0 else 0  # what is no number is not waited for
 
 
 def error_code(outcome: RunOutcome) -> str | None:
@@ -124,5 +128,6 @@ def decide(
     if code is not None and code not in RETRYABLE_CODES:
         return None
     if outcome.retry_at_ms is not None:
-        return Retry(max(0, outcome.retry_at_ms - now_ms), outcome.machine)
+        wait_ms = min(max(0, outcome.retry_at_ms - now_ms), DELAY_MS_MAX)
+        return Retry(wait_ms, outcome.machine)
     return Retry(delay_ms(policy, failures, uniform), outcome.machine)

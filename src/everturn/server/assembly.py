@@ -35,6 +35,7 @@ from everturn.server.services import Services
 from everturn.server.services.keys import Keys, environment_id_of, opens
 from everturn.server.settings import MEMORY_URL, Settings
 from everturn.server.sweeps import run_sweeps
+from everturn.storage.folders import make_folders, write_once
 
 if TYPE_CHECKING:
     from everturn.storage.ports.examination import StateFindings, StreamFindings
@@ -64,15 +65,10 @@ class System:
     #: made. None when keys are made by hand (`everturn keys`).
     secret_key: str | None
 
-    async def ready(self) -> bool:
+    @property
+    def ready(self) -> bool:
         """Whether a worker serves the environment, or any other."""
-        services = self.services
-        now_ms = services.clock.now_ms()
-        for environment in await services.state.environments():
-            for worker in await services.state.live_workers(environment.id, now_ms=now_ms):
-                if not worker.draining:
-                    return True
-        return False
+        return self.services.links.serving
 
 
 @asynccontextmanager
@@ -98,8 +94,7 @@ async def build(
     clock = clock or SystemClock()
     ids = ids or RandomIds()
     async with AsyncExitStack() as stack:
-        if settings.folder is not None:
-            settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_data_folder(settings)
         state = state or await _open_state(settings, clock, ids)
         stack.push_async_callback(state.close)
         streams = streams or await _open_streams(settings, clock)
@@ -139,21 +134,51 @@ class KeyRing:
 
     state: StateStore
     keys: Keys
-    environment: Environment
+    #: None when it was not made yet, and not to be made by asking.
+    environment: Environment | None
+
+    async def fits(self) -> bool:
+        """Whether any key in use opens under this master key, or there is none in use yet.
+
+        Where it does not, another master key is the server's: tokens signed with a key made here
+        would be refused there.
+        """
+        in_use = [
+            key
+            for environment in await self.state.environments()
+            for key in await self.state.keys(environment.id)
+            if key.revoked_at_ms is None
+        ]
+        return not in_use or any(self.keys.opens(key) for key in in_use)
+
+    async def usable_elsewhere(self) -> tuple[str, ...]:
+        """The slugs of other environments that have keys which were not revoked."""
+        found = []
+        for environment in await self.state.environments():
+            keys = await self.state.keys(environment.id)
+            if environment != self.environment and any(k.revoked_at_ms is None for k in keys):
+                found.append(environment.slug)
+        return tuple(found)
 
 
 @asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[KeyRing]:
+async def open_keys(settings: Settings, *, make: bool = True) -> AsyncIterator[KeyRing]:
     """The keys of the settings' environment, for commands that manage them.
 
     Opens the state only, which a running server may have open at the same time.
+
+    Args:
+        make: whether the environment is made when it is not there.
     """
-    if settings.folder is not None:
-        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_data_folder(settings)
     clock, ids = SystemClock(), RandomIds()
     state = await _open_state(settings, clock, ids)
     try:
-        environment = await state.ensure_environment(settings.environment, now_ms=clock.now_ms())
+        slug = settings.environment
+        if make:
+            await state.ensure_environment(slug, now_ms=clock.now_ms())
+        known = await state.environments()
+        environment = next((one for one in known if one.slug == slug), None)
         keys = Keys(state, clock, ids, _master_key(settings))
         yield KeyRing(state=state, keys=keys, environment=environment)
     finally:
@@ -198,13 +223,24 @@ def closed_keys(settings: Settings, keys: Sequence[ApiKey]) -> int:
     elif settings.folder is None:
         raise ConfigurationError("there is no master key: no data folder and no setting")
     else:
+        path = settings.folder / MASTER_KEY_FILE
         try:
-            master = _read_master_key(settings.folder / MASTER_KEY_FILE)
+            master = _parsed_master_key(path, path.read_bytes())
         except OSError as error:
-            raise ConfigurationError(
-                f"{settings.folder / MASTER_KEY_FILE}: {error.strerror}"
-            ) from error
+            raise ConfigurationError(f"{path}: {error.strerror}") from error
     return sum(not opens(master, key) for key in keys)
+
+
+def _make_data_folder(settings: Settings) -> None:
+    """The folder of the embedded engines, closed to other users. Raises ConfigurationError."""
+    folder = settings.folder
+    if folder is None:
+        return
+    try:
+        make_folders(folder.absolute().parent, mode=0o777)  # less the umask, as for any folder
+        make_folders(folder.absolute())
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 # --- engines by URL ------------------------------------------------------------------------------
@@ -266,21 +302,16 @@ def _master_key(settings: Settings) -> bytes:
         return os.urandom(MASTER_KEY_BYTES)
     path = settings.folder / MASTER_KEY_FILE
     try:
-        # Exclusive, so that of two starts at once one makes the file and the other reads it.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read_master_key(path)
-    with os.fdopen(descriptor, "w") as file:
-        key = os.urandom(MASTER_KEY_BYTES)
-        file.write(key.hex())
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+        return _parsed_master_key(
+            path, write_once(path, os.urandom(MASTER_KEY_BYTES).hex().encode())
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
-def _read_master_key(path: Path) -> bytes:
+def _parsed_master_key(path: Path, text: bytes) -> bytes:
     try:
-        key = bytes.fromhex(path.read_text().strip())
+        key = bytes.fromhex(text.decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != MASTER_KEY_BYTES:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from everturn.errors import ConfigurationError, EverturnError
+from everturn.errors import ConfigurationError, EverturnError, Unavailable
 from everturn.rules import limits
 from everturn.server.assembly import closed_keys, examine_state, examine_streams
 
@@ -221,9 +221,7 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Check]:
     try:
         state = examine_state(settings, now_ms=clock.now_ms())
     except EverturnError as error:
-        yield attention(
-            "state", error.message, "Check the database, or restore it together with the streams."
-        )
+        yield attention("state", " ".join(error.message.split()), _todo_of_state(settings, error))
     else:
         yield _schema(state)
         if state is not None and state.schema == "current":
@@ -237,6 +235,15 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Check]:
             newest_ms = max(newest_ms, state.newest_ms)
             yield from _together(state, streams)
         yield _clock(newest_ms, clock.now_ms())
+
+
+def _todo_of_state(settings: Settings, error: EverturnError) -> str:
+    """What to do about a state database that cannot be looked at at all."""
+    if isinstance(error, ConfigurationError):
+        return "Mend EVERTURN_DATABASE_URL."
+    if isinstance(error, Unavailable) and not settings.database.startswith("sqlite:"):
+        return "Start it, or mend EVERTURN_DATABASE_URL: host, port, name, user or password."
+    return "Check the database, or restore it together with the streams."
 
 
 def _schema(state: StateFindings | None) -> Check:
@@ -297,7 +304,7 @@ def _keys(settings: Settings, state: StateFindings) -> Check:
         return attention(
             "keys",
             f"{closed} of {len(working)} secret keys do not open under this master key",
-            "Restore the master.key they were stored with; without it, make new keys.",
+            "Restore the master.key they were stored with; without it, revoke them and make new ones.",
         )
     return ok("keys", f"{len(working)} secret keys open under the master key")
 

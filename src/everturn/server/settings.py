@@ -23,6 +23,10 @@ MEMORY_URL: Final = "memory://"
 
 _KEY_FORM: Final = re.compile(r"tr_(dev|prod|stg|preview)_[0-9A-Za-z_]{8,128}")
 _SLUG_FORM: Final = re.compile(r"(dev|prod|staging|preview/[^\s/][^\s]{0,199})")
+#: A hundred years: more than that is a slip of the hand, and some of it no date at all.
+RETENTION_DAYS_MAX: Final = 36_500
+#: Nobody waits longer for a server to leave.
+SHUTDOWN_S_MAX: Final = 3_600
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 #: The middle of a secret key for each kind of environment.
@@ -113,8 +117,19 @@ class Settings:
             raise ConfigurationError(f"{PREFIX}MASTER_KEY must be 64 hexadecimal digits")
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port {self.port} is not between 0 and 65535")
-        if self.retention_days < 0:
-            raise ConfigurationError(f"retention is 0 days or more, not {self.retention_days}")
+        if not 0 <= self.retention_days <= RETENTION_DAYS_MAX:
+            raise ConfigurationError(
+                f"retention is 0 to {RETENTION_DAYS_MAX} days, not {self.retention_days}"
+            )
+        for name in ("rate_capacity", "rate_refill", "public_rate", "readers_max"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"{PREFIX}{name.upper()} is at least 1, not {getattr(self, name)}"
+                )
+        if not 0 <= self.shutdown_s <= SHUTDOWN_S_MAX:
+            raise ConfigurationError(
+                f"{PREFIX}SHUTDOWN_S is 0 to {SHUTDOWN_S_MAX} seconds, not {self.shutdown_s}"
+            )
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ConfigurationError(f"log level {self.log_level!r} is not one that exists")
         self._check_engines()
@@ -271,4 +286,4 @@ def _scheme(url: str) -> str:
 
 def _is_shared(url: str) -> bool:
     """Whether several server processes may use this engine at once."""
-    return _scheme(url).partition("+")[0] in ("postgresql", "postgres", "nats", "s2")
+    return _scheme(url).partition("+")[0] in ("postgresql", "postgres")

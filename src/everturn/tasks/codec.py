@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from everturn.errors import InvalidRequest
-from everturn.protocol import lenient
+from everturn.protocol import lenient, nesting
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -37,8 +37,17 @@ def encode(value: Any) -> bytes:
     """JSON text of a value.
 
     Raises:
-        InvalidRequest: JSON has no form for it; the message names the type.
+        InvalidRequest: JSON has no form for it, and the message names the type; or it nests deeper
+            than whoever reads it could follow (`protocol/nesting.py`).
     """
+    data = encode_any_depth(value)
+    if nesting.too_deep(data):
+        raise InvalidRequest(f"cannot be written as JSON: {nesting.TOO_DEEP}")
+    return data
+
+
+def encode_any_depth(value: Any) -> bytes:
+    """As `encode`, for documents made of values that were held to the bound one by one."""
     try:
         try:
             return _encoder.encode(value)

@@ -4,18 +4,22 @@ Reads are local and at once. Writes change the local copy and queue an operation
 sent once a second while there are any, before the run suspends, and before it reports its end.
 They are operations and not the whole object, because children and other processes change the
 same object (tasks-and-runs §13, wire-protocol §9.8).
+
+Increments and appends made twice would show. So what was sent without hearing of it (the call was
+cancelled, the server away) is sent again as it was, under the same key, before anything newer.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import anyio
 import msgspec
 
-from everturn.errors import EverturnError, InvalidRequest
+from everturn.errors import EverturnError, InvalidRequest, RequestError
+from everturn.ids import Ids
 from everturn.rules import limits
 from everturn.tasks import codec
 from everturn.tasks import runtime as runtimes
@@ -28,7 +32,17 @@ FLUSH_S: Final = 1.0
 OPERATIONS_MAX: Final = 1000
 
 Operation = dict[str, Any]
-Send = Callable[[Sequence[Mapping[str, Any]]], Awaitable[None]]
+
+
+class Keeper(Protocol):
+    """Where metadata is kept: a run's runtime."""
+
+    @property
+    def ids(self) -> Ids: ...
+
+    async def change_metadata(
+        self, operations: Sequence[Mapping[str, Any]], key: str | None = None
+    ) -> None: ...
 
 
 class MetadataBuffer:
@@ -38,13 +52,15 @@ class MetadataBuffer:
         value = msgspec.json.decode(stored) if stored else {}
         self.values: dict[str, Any] = value if isinstance(value, dict) else {}
         self._operations: list[Operation] = []
+        #: Key and operations of what was sent and may have been carried out or not.
+        self._sent: tuple[str, list[Operation]] | None = None
         #: Made when there is something to send: most runs never write metadata.
         self._sending: anyio.Lock | None = None
         self.on_dirty: Callable[[], None] | None = None
 
     @property
     def dirty(self) -> bool:
-        return bool(self._operations)
+        return bool(self._operations or self._sent)
 
     def apply(self, operation: Operation) -> None:
         """Change the local copy, and remember to tell the server.
@@ -87,21 +103,30 @@ class MetadataBuffer:
         if len(self._operations) > OPERATIONS_MAX:
             self._operations = [{"type": "update", "value": self.values}]
 
-    async def flush(self, send: Send) -> None:
+    async def flush(self, keeper: Keeper) -> None:
         """Send what is queued; durable when it returns. What fails to be sent stays queued."""
         if self._sending is None:
-            if not self._operations:
+            if not self.dirty:
                 return
             self._sending = anyio.Lock()
         async with self._sending:
-            while self._operations:
-                batch = self._operations
-                self._operations = []
-                try:
-                    await send(batch)
-                except BaseException:
-                    self._operations = batch + self._operations
-                    raise
+            while self.dirty:
+                await self._send(keeper)
+
+    async def _send(self, keeper: Keeper) -> None:
+        if self._sent is None:
+            self._sent = keeper.ids.part(), self._operations
+            self._operations = []
+        key, batch = self._sent
+        try:
+            await keeper.change_metadata(batch, key)
+        except RequestError:
+            # Refused, and so not carried out. What is written next may make it fit: they go
+            # together, as another request.
+            self._sent = None
+            self._operations = batch + self._operations
+            raise
+        self._sent = None
 
 
 def _apply(values: dict[str, Any], operation: Operation) -> None:
@@ -203,7 +228,7 @@ class RunMetadata:
         runtime = runtimes.current_or_none()
         buffer = _buffer()
         if runtime is not None and buffer is not None:
-            await buffer.flush(runtime.change_metadata)
+            await buffer.flush(runtime)
 
     def _write(self, operation: Operation) -> RunMetadata:
         buffer = _buffer()

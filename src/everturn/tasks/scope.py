@@ -58,7 +58,7 @@ class RunScope:
         _dirty.discard(self)
         runtime = self._runtime()
         if runtime is not None:
-            await self.metadata.flush(runtime.change_metadata)
+            await self.metadata.flush(runtime)
 
     @property
     def waiting(self) -> bool:

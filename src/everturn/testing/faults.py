@@ -16,6 +16,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Protocol
 
+import anyio
+
 from everturn.errors import Unavailable
 
 
@@ -116,6 +118,10 @@ class FaultyCalls:
         self.fired = name
         return fault
 
+    def store_delay_s(self) -> float:
+        """How long a store call, or its answer, is on its way: calls overtake each other."""
+        return 0.0
+
 
 class Process(Protocol):
     """What makes the calls. A dead one can make none."""
@@ -153,7 +159,9 @@ class _Faulty:
                 self._process.kill()
             if fault in (Fault.REFUSED, Fault.SERVER_KILLED_BEFORE):
                 raise Unavailable(f"{name} was refused")
+            await self._on_the_way()
             answer = await method(*args, **options)
+            await self._on_the_way()
             self._require_alive()
             if fault is Fault.SERVER_KILLED_AFTER:
                 self._process.kill()
@@ -162,6 +170,12 @@ class _Faulty:
             return answer
 
         return call
+
+    async def _on_the_way(self) -> None:
+        delay_s = self._faults.store_delay_s()
+        if delay_s:
+            await anyio.sleep(delay_s)
+            self._require_alive()
 
     def _require_alive(self) -> None:
         if self._process.dead:

@@ -41,6 +41,7 @@ class Driver(SessionSide):
     async def post(self, chunk: Any, *, part_id: str | None = None) -> int:
         """Append any input chunk (or text) and see that a run reads it. Does not wait."""
         text = chunk if isinstance(chunk, str) else msgspec.json.encode(chunk).decode()
+        await self._plant_first()
         seq_num = await self.world.post(text, part_id=part_id)
         await self._ensure_run()
         return seq_num
@@ -117,8 +118,14 @@ class Driver(SessionSide):
         with anyio.move_on_after(CLOSE_S_MAX):
             await self.reached(lambda: not self.alive)
 
+    async def _plant_first(self) -> None:
+        """What is sent to a chat without a run is newer than all that waits for its next boot."""
+        if not self.alive:
+            await self._plant()
+
     async def send(self, chunk: Any) -> HarnessTurn:
         """Append an input and return at the next turn-complete."""
+        await self._plant_first()
         tail = (await self.world.streams.bounds(self.world.channel("out"))).tail
         await self.post(chunk)
         return await self.turn_after(tail - 1)

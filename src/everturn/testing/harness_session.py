@@ -20,6 +20,7 @@ from everturn.protocol.records import (
     parse_input,
     trim_target,
 )
+from everturn.testing import harness_covered
 from everturn.testing.harness_data import Kept
 from everturn.testing.harness_turn import HarnessTurn, raw_chunks
 from everturn.testing.runtime import SNAPSHOT, World
@@ -73,15 +74,27 @@ class SessionSide(ABC):
             await seed()
 
     async def _plant(self) -> None:
-        """A run is about to boot: store what was kept back for it."""
+        """A run is about to boot, and read what was kept back for it, and what that covers."""
         seeds, self._seeds = self._seeds, []
         for seed in seeds:
             await seed()
+        await harness_covered.cover_in(self.world)
 
     async def seed_snapshot(self, snapshot: Mapping[str, Any]) -> None:
-        """What the next boot finds stored."""
+        """What the next boot finds stored. To be seeded before what came after it.
+
+        Records that it covers and that the chat does not have are made up, so that messages come
+        after them (`harness_covered`).
+
+        Raises ValueError when it covers more than can be made up.
+        """
         data = msgspec.json.encode(snapshot)
-        await self._for_next_boot(lambda: self.world.objects.put(SNAPSHOT, data))
+
+        async def seed() -> None:
+            await self.world.objects.put(SNAPSHOT, data)
+            await harness_covered.cover_out(self.world)
+
+        await self._for_next_boot(seed)
 
     async def seed_session_out_tail(self, chunks: Sequence[Mapping[str, Any]]) -> None:
         """What the next boot finds on `.out`; `trigger:turn-complete` marks the end of a turn."""

@@ -327,7 +327,9 @@ class MemoryRuntime:
     async def token_result(self, token_id: str) -> TokenResult:
         return self.world.nearby.token_result(token_id)
 
-    async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
+    async def change_metadata(
+        self, operations: Sequence[Mapping[str, Any]], key: str | None = None
+    ) -> None:
         pass
 
     async def add_tags(self, tags: Sequence[str]) -> None:

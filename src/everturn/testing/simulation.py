@@ -1,14 +1,15 @@
 """Whole systems in virtual time, and everything that can go wrong, drawn from one seed.
 
-A simulation is people who talk to agents for a while, with weather: worker and server processes
-are killed, stalled, drained and replaced by newer versions; links break, stand still, die in one
-direction without anybody hearing of it, or are accepted by a peer that never says a word; HTTP
-requests and their answers are lost, cut short, never answered, and overtake each other; stores
-are away for seconds and carry out calls without answering; wake-ups are lost, late or doubled;
-clocks disagree, and are set forward and back by up to an hour. Then the weather clears, everything
-settles, and a judge looks at what is left: the log of each session (`checker`), what clients were
-told was stored (P-1), what readers saw (P-2), what people were shown as their answers and what the
-stored history holds (`verdicts`), and that each id is one session with one run at most (P-11).
+A simulation is people who talk to agents for a while, some in two tabs at once, with weather:
+worker and server processes are killed, stalled, drained and replaced by newer versions; links
+break, stand still, die in one direction without anybody hearing of it, or are accepted by a peer
+that never says a word; HTTP requests and their answers are lost, cut short, never answered, and
+overtake each other, as calls of the stores do; stores are away for seconds and carry out calls
+without answering; wake-ups are lost, late or doubled; clocks disagree, and are set forward and back
+by up to an hour. Then the weather clears, everything settles, and a judge looks at what is left:
+the log of each session (`checker`), what clients were told was stored (P-1), what readers saw
+(P-2), what people were shown as their answers and what the stored history holds (`verdicts`), and
+that each id is one session with one run at most (P-11).
 
 Everything is drawn from the seed, and nothing else decides the order of events (`virtual_loop`),
 so the same seed gives the same records, byte for byte. A seed that fails can be run again.
@@ -54,9 +55,15 @@ from everturn.worker.loading import App
 STORM_S: Final = 40.0
 SESSIONS: Final = 3
 MESSAGES: Final = 6
+#: How many clients of its own a conversation has: often two, which know nothing of each other.
+TABS: Final = (1, 1, 2)
 WORKERS: Final = 2
 #: Agents of `tests/apps/simulated.py`; a session talks to one of them.
-AGENTS: Final = ("echo", "slow", "eager", "moving", "forgetful", "looking")
+AGENTS: Final = (
+    *("echo", "slow", "eager", "moving", "forgetful", "looking"),
+    *("strict", "asking"),
+)
+_WITH_TOOLS: Final = ("looking", "strict")
 #: How far a clock is set forward or back, in seconds: around the leases, and far beyond them.
 JUMPS_S: Final = (2, 20, 90, 3600)
 _REQUEST_FATES: Final = (
@@ -136,6 +143,11 @@ class _Storm(Weather, FaultyCalls):
             return None
         return self._draw(max(self.outage, 0.001), (Fault.REFUSED, Fault.ANSWER_LOST))
 
+    def store_delay_s(self) -> float:
+        if self.over or self._random.random() >= 0.2:
+            return 0.0
+        return self._random.uniform(0.0, 0.5 if self._random.random() < 0.05 else 0.02)
+
     def hint_fate(self) -> str:
         """`kept`, `lost`, `late` or `doubled`."""
         if self.over or self._random.random() < 0.7:
@@ -202,7 +214,8 @@ class _Simulation:
         self.seed = seed
         self.storm_s = storm_s
         self.storm = _Storm(seed)
-        self.acknowledged: list[Acknowledged] = []
+        #: By person.
+        self.acknowledged: dict[str, list[Acknowledged]] = {}
         self.seen: dict[str, list[Record]] = {}
         self.shown: dict[str, list[Shown]] = {}
         self._random = random.Random(f"{seed}/plan")
@@ -230,7 +243,8 @@ class _Simulation:
             async with anyio.create_task_group() as people:
                 people.start_soon(self._rage)
                 for key, agent in agents.items():
-                    people.start_soon(self._talk, key, agent)
+                    for tab in range(self._random.choice(TABS)):
+                        people.start_soon(self._talk, key, agent, f"{key}-{tab}")
             turns: Counter[str] = Counter()
             for key, agent in agents.items():
                 ended = await cluster.settled(key)
@@ -322,31 +336,33 @@ class _Simulation:
 
     # --- people ----------------------------------------------------------------------------------
 
-    async def _talk(self, key: str, agent: str) -> None:
+    async def _talk(self, key: str, agent: str, name: str) -> None:
         """A person: sends, reads, sometimes stops, steers, leaves, or comes back later."""
-        chance = random.Random(f"{self.seed}/{key}")
-        plain = self.cluster.api(f"person-{key}")
+        chance = random.Random(f"{self.seed}/{name}")
+        plain = self.cluster.api(f"person-{name}")
         api = _NotingApi(plain.target, clock=plain.clock, ids=plain.ids, tries=4)
-        api.acknowledged = self.acknowledged
-        self.shown[key] = []
+        api.acknowledged = self.acknowledged[name] = []
+        self.shown.setdefault(key, [])
         chat = AgentChat(agent, key, api=api)
         for n in range(MESSAGES):
             await anyio.sleep(chance.expovariate(0.3))
             try:
                 with anyio.move_on_after(chance.uniform(2, 60)):
-                    await self._say(chat, agent, f"m{n}", chance)
+                    await self._say(chat, agent, f"m{n}", api, chance)
             except EverturnError:
                 continue  # Not answered, or not even accepted: people try something else.
         with anyio.move_on_after(10, shield=True):
             await chat.__aexit__(None, None, None)
 
-    async def _say(self, chat: AgentChat, agent: str, text: str, chance: random.Random) -> None:
+    async def _say(
+        self, chat: AgentChat, agent: str, text: str, api: _NotingApi, chance: random.Random
+    ) -> None:
         if agent == "forgetful" and chance.random() < 0.3:
             stream = await chat.send_action({"type": "forget"})
         else:
-            text = "look" if agent == "looking" and chance.random() < 0.5 else text
+            text = "look" if agent in _WITH_TOOLS and chance.random() < 0.5 else text
             stream = await chat.send_message(text)
-        sent = self._newest_of(chat.id)
+        sent = api.acknowledged[-1].seq_num
         mood = chance.choice(("patient", "patient", "patient", "stops", "steers", "leaves"))
         at = chance.randrange(1, 8)
         seen, said = 0, ""
@@ -366,10 +382,6 @@ class _Simulation:
                 return
         if stream.complete:
             self.shown[chat.id].append(Shown(sent, said, stream.error))
-
-    def _newest_of(self, key: str) -> int:
-        """The number of what this person had acknowledged last."""
-        return next(a.seq_num for a in reversed(self.acknowledged) if a.session == key)
 
     async def _read(self, key: str) -> None:
         """A reader of the whole conversation, over as many connections as it takes."""
@@ -410,17 +422,18 @@ class _Simulation:
     async def _judge(self, keys: Sequence[str]) -> str:
         """Everything but the turns, which are judged already. The digest of all there is."""
         digest = hashlib.sha256()
+        everything_told = [one for told in self.acknowledged.values() for one in told]
         for key in keys:
             for io in ("in", "out"):
                 records = await self.cluster.records(key, "in" if io == "in" else "out")
-                told = [a for a in self.acknowledged if (a.session, a.io) == (key, io)]
+                told = [a for a in everything_told if (a.session, a.io) == (key, io)]
                 check_acknowledged(records, told)
                 for record in records:
                     digest.update(record.wire + b"%d-%d" % (record.fence, record.part))
                 if io == "out":
                     await self._caught_up(key, records)
                     check_reader(self.seen[key], records)
-        for told_one in self.acknowledged:
+        for told_one in everything_told:
             digest.update(repr(told_one).encode())
         digest.update(repr(sorted(self.storm.happened.items())).encode())
         return digest.hexdigest()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from everturn.chat.definition import NO_WORDS
 from everturn.chat.injected import marked_ids
 from everturn.chat.transcript import Snapshot
 from everturn.protocol.records import Input, Record, parse_input, trim_target
@@ -91,6 +92,9 @@ def check_answers(agent: str, inputs: Sequence[Record], turns: Sequence[Turn]) -
     for number, turn in enumerate(turns):
         asked = messages[turn.answers[0]]
         whole = _whole(agent, text_of(asked), number if known else None)
+        if agent == "strict" and turn.error == NO_WORDS:
+            # Its code raises for one reason only, as models of providers do.
+            raise PromiseBroken(f"P-8: turn {number} of {agent} was given a poisoned history")
         known = known and turn.error is None and not turn.stopped and asked.trigger != "action"
         if turn.error is not None or whole is None or turn.text in whole:
             continue
@@ -114,6 +118,8 @@ def _whole(agent: str, text: str, number: int | None) -> list[str] | None:
         return [f"you said {text}"]
     if agent == "slow":
         return ["".join(f"w{n} " for n in range(SLOW_WORDS))]
+    if agent == "asking":
+        return [f"it says: you said {text}"]
     if agent in ("eager", "moving", "forgetful") and number is not None and text:
         word = "knows" if agent == "forgetful" else "answer"
         return [f"{word} {2 * number + 1}"]

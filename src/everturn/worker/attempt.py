@@ -48,7 +48,9 @@ class Attempt:
         "_left_s",
         "_scope",
         "_stopped",
+        "_stopped_at",
         "_sync_runner",
+        "given_up",
         "runtime",
     )
 
@@ -67,6 +69,9 @@ class Attempt:
         self._sync_runner = sync_runner
         self._scope = anyio.CancelScope()
         self._stopped: StopReason | None = None
+        self._stopped_at: float | None = None
+        #: Whether its end was reported in place of its code, which goes on.
+        self.given_up = False
         #: Seconds of `max_duration` left while the clock stands still (suspended).
         self._left_s = _seconds_max(runtime)
         runtime.on_parked = self._clock_stopped
@@ -75,10 +80,27 @@ class Attempt:
     def lost(self) -> bool:
         return self._stopped == "lost"
 
+    @property
+    def stopped(self) -> StopReason | None:
+        """Why it was told to end; None while nobody has."""
+        if self._stopped is None and self._overdue_s() > 0:
+            return "timed_out"
+        return self._stopped
+
+    def stopped_for_s(self) -> float:
+        """How long ago it was told to end, by `stop`, `lose` or its own time limit; 0 if never."""
+        if self._stopped_at is None:
+            return self._overdue_s()
+        return anyio.current_time() - self._stopped_at
+
+    def _overdue_s(self) -> float:
+        return max(0.0, anyio.current_time() - self._scope.deadline)
+
     def stop(self, reason: StopReason, message: str) -> None:
         """End the attempt: the signal first, so that code that looks at it sees why."""
         if self._stopped is None:
             self._stopped = reason
+            self._stopped_at = anyio.current_time()
             self.runtime.cancelled.abort(message)
             self._scope.cancel()
 
@@ -86,9 +108,20 @@ class Attempt:
         """The run is somebody else's: end it, and write nothing."""
         # A loss outranks other reasons: it forbids the report.
         self._stopped = "lost"
+        if self._stopped_at is None:
+            self._stopped_at = anyio.current_time()
         self.runtime.lost(error)
         self.runtime.cancelled.abort(error.message)
         self._scope.cancel()
+
+    async def give_up(self) -> None:
+        """Report in place of code that does not end; it can write nothing from here on."""
+        self.given_up = True
+        error = LeaseLost("the run has ended without waiting for its code")
+        self.runtime.lost(error)
+        if not self.lost and not self.runtime.evicted:
+            await self._report(self._cut_short())
+        self.lose(error)
 
     async def run(self) -> None:
         """Work the attempt to its report. On return, every task it started has ended."""

@@ -99,8 +99,10 @@ class ChildRuntime:
     async def cancel_run(self, run_id: str) -> None:
         self._call("cancel_run", run_id)
 
-    async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
-        self._call("change_metadata", [dict(one) for one in operations])
+    async def change_metadata(
+        self, operations: Sequence[Mapping[str, Any]], key: str | None = None
+    ) -> None:
+        self._call("change_metadata", [dict(one) for one in operations], key)
 
     async def add_tags(self, tags: Sequence[str]) -> None:
         self._call("add_tags", list(tags))

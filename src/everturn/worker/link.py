@@ -13,12 +13,9 @@ One writer
     delay because there is no timer. Heartbeats go to the head of the queue, and a large frame is
     cut into slices, so that neither waits behind a long record.
 
-When a lease may be trusted
-    The server renews the lease when it reads a Beat, which is after the worker sent it. Counting
-    from the time an answered Beat (or the Hello that a Welcome answers) was *sent*, by this
-    process's monotonic clock, therefore never counts too much. The link says that the lease is
-    lost a margin before that time is over, and the worker then stops every run it holds: the
-    server may give them away only later. The connection may be standing all the while (a process
+When the lease is over
+    The link watches the lease (`lease`), and when it can no longer be trusted, the worker stops
+    every run it holds. The connection may be standing all the while (a process
     that was stopped for half a minute), and the server none the wiser: it is ended, and the Hello
     of the next one, which names no run, tells the server that they are free. A new Welcome starts
     a new lease, with no runs in it.
@@ -50,6 +47,7 @@ from everturn.ids import Ids
 from everturn.protocol import link as frames
 from everturn.rules import limits
 from everturn.worker.calls import OpenCall
+from everturn.worker.lease import Lease
 from everturn.worker.sockets import OPEN_S_MAX, Dial, Socket, reason_of, websocket
 
 log = logging.getLogger("everturn.worker")
@@ -127,10 +125,8 @@ class Link:
         self._sub_count = 0
         self._beat_count = 0
         self._beats_sent: dict[int, float] = {}
-        self._lease_s = limits.LEASE_MS / 1000
+        self._lease = Lease(clock)
         self._heartbeat_s = limits.HEARTBEAT_MS / 1000
-        self._trusted_until: float | None = None
-        self._renewed = anyio.Event()
         #: Set to end the connection that stands, and why.
         self._given_up = anyio.Event()
         self._given_up_for = ""
@@ -146,7 +142,7 @@ class Link:
     @property
     def lease_trusted(self) -> bool:
         """True while the server cannot have given this worker's runs to somebody else."""
-        return self._trusted_until is not None and self._clock.monotonic() < self._trusted_until
+        return self._lease.trusted
 
     # --- what runs write -----------------------------------------------------------------------
 
@@ -271,7 +267,7 @@ class Link:
             ProtocolError: the server speaks another version of the link.
         """
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_lease)
+            tasks.start_soon(self._lease.watch, self._lease_over)
             try:
                 await self._stay_connected()
             finally:
@@ -351,9 +347,9 @@ class Link:
             raise _Garbled(
                 f"a lease of {welcome.lease_ms} ms, renewed every {welcome.heartbeat_ms} ms"
             )
-        self._lease_s = welcome.lease_ms / 1000
+        self._lease.lasts(welcome.lease_ms)
         self._heartbeat_s = welcome.heartbeat_ms / 1000
-        self._renew(sent_at)
+        self._lease.renew(sent_at)
         self.welcome = welcome
         self._connected = True
         if self._complained:
@@ -408,7 +404,7 @@ class Link:
         elif isinstance(frame, frames.Beat):
             sent_at = self._beats_sent.pop(frame.n, None)
             if sent_at is not None:
-                self._renew(sent_at)
+                self._lease.renew(sent_at)
         elif isinstance(frame, frames.Drain):
             # The end of the connection is expected now and is no reason to complain.
             log.info("link.drain: %s goes away (%s)", self._url, frame.reason)
@@ -441,30 +437,11 @@ class Link:
         await self._given_up.wait()
         await socket.close(1011, self._given_up_for)
 
-    def _renew(self, sent_at: float) -> None:
-        margin_s = min(limits.LEASE_MARGIN_MS / 1000, self._lease_s / 4)
-        until = sent_at + self._lease_s - margin_s
-        if self._trusted_until is None or until > self._trusted_until:
-            self._trusted_until = until
-            self._renewed.set()
-
-    async def _watch_lease(self) -> None:
-        """Say so when the lease can no longer be trusted."""
-        while True:
-            if self._trusted_until is None:
-                await self._renewed.wait()
-            self._renewed = anyio.Event()
-            assert self._trusted_until is not None
-            left_s = self._trusted_until - self._clock.monotonic()
-            if left_s > 0:
-                await self._clock.sleep(left_s)
-                continue
-            self._trusted_until = None
-            self._renewed = anyio.Event()
-            log.error("lease.lost: %s was not reached in time, stopping all runs", self._url)
-            self._peer.lease_lost()
-            self.fail_calls(LeaseLost("the lease of this worker is over"))
-            self.reconnect("the lease is over")
+    def _lease_over(self) -> None:
+        log.error("lease.lost: %s was not reached in time, stopping all runs", self._url)
+        self._peer.lease_lost()
+        self.fail_calls(LeaseLost("the lease of this worker is over"))
+        self.reconnect("the lease is over")
 
 
 def link_address(url: str) -> str:

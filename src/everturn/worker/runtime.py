@@ -73,6 +73,7 @@ class LinkRuntime:
         "_ids",
         "_info",
         "_link",
+        "_lost",
         "_out",
         "_parked",
         "_tails",
@@ -100,6 +101,8 @@ class LinkRuntime:
         self._awake: anyio.Event | None = None
         self._wake: frames.Wake | None = None
         self._evicted = False
+        #: Why the run is not this worker's any more.
+        self._lost: Fenced | LeaseLost | None = None
         #: Numbers what this fence stores of the history.
         self._history_part = 0
         self.before_suspend: BeforeSuspend | None = None
@@ -358,8 +361,10 @@ class LinkRuntime:
     async def token_result(self, token_id: str) -> TokenResult:
         return msgspec.convert(await self._call("wait.token", {"token": token_id}), TokenResult)
 
-    async def change_metadata(self, operations: Sequence[Mapping[str, Any]]) -> None:
-        await self._call("metadata", {"operations": [dict(one) for one in operations]})
+    async def change_metadata(
+        self, operations: Sequence[Mapping[str, Any]], key: str | None = None
+    ) -> None:
+        await self._call("metadata", {"operations": [dict(one) for one in operations]}, key)
 
     async def add_tags(self, tags: Sequence[str]) -> None:
         await self._call("tags", {"tags": list(tags)})
@@ -376,10 +381,12 @@ class LinkRuntime:
         Tries for as long as the caller lets it: a report that is given up leaves a run that the
         server takes for running, until this process goes.
         """
-        call_id = self._link.next_call_id()
+        info, call_id = self._info, self._link.next_call_id()
+        params = {"outcome": dict(outcome)}
         while True:
             try:
-                await self._call("finish", {"outcome": dict(outcome)}, call_id)
+                # Also for a run that may do nothing else any more: its code did not end.
+                await self._link.call(info.run_id, info.fence, "finish", params, call_id)
             except Unavailable:
                 await self._link.back_off(CALL_TRIES)
             else:
@@ -389,6 +396,8 @@ class LinkRuntime:
         self, method: str, params: Mapping[str, Any], call_id: str | None = None
     ) -> Any:
         info = self._info
+        if self._lost is not None:
+            raise self._lost
         return await self._link.call(info.run_id, info.fence, method, params, call_id)
 
     # --- from the worker -----------------------------------------------------------------------
@@ -406,6 +415,7 @@ class LinkRuntime:
 
     def lost(self, error: Fenced | LeaseLost) -> None:
         """The run belongs to somebody else: every wait and write of it ends with an error."""
+        self._lost = error
         self._out.fail(error)
         self._link.fail_calls(error, held=frames.HeldRun(self.run_id, self._info.fence))
         for tail in list(self._tails.values()):

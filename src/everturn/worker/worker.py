@@ -8,7 +8,8 @@ Stopping. `stop` (SIGTERM, SIGINT) ends the credit, tells the runs (`draining`),
 to be evicted, and gives the others DRAIN_S to end or to park: a chat that waits for its next
 message ends at once, one in the middle of a turn ends after it. What still runs then is
 interrupted: reported as such, it costs no retry, and another worker goes on with it at once. A
-second signal does not wait; nor does a worker whose server stays away meanwhile.
+second signal does not wait; nor does a worker whose server stays away meanwhile. Code that does
+not end is left behind in the end (`stubborn`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from everturn.worker.pool import Pool
 from everturn.worker.probe import StallProbe
 from everturn.worker.runtime import LinkRuntime
 from everturn.worker.sockets import Dial
+from everturn.worker.stubborn import Stubborn, end_process
 from everturn.worker.tails import LinkTail
 
 log = logging.getLogger("everturn.worker")
@@ -101,6 +103,9 @@ class Worker:
         self.probe = StallProbe(self.clock, running=self._running_now)
         self._pool = Pool(self.app)
         self._attempts: dict[str, Attempt] = {}
+        self.stubborn = Stubborn(
+            self.clock, self._attempts.values, leaving=lambda: self.draining.aborted
+        )
         self._tails: dict[int, LinkTail] = {}
         self._active = 0
         self._changed = anyio.Event()
@@ -123,6 +128,7 @@ class Worker:
         """
         if handle_signals:
             calm_collector()
+            self.stubborn.on_left_behind = end_process
         try:
             async with (
                 self._services(handle_signals) as services,
@@ -143,6 +149,7 @@ class Worker:
             tasks.start_soon(self.parking.keep)
             tasks.start_soon(self._flush_metadata)
             tasks.start_soon(self.probe.run)
+            tasks.start_soon(self.stubborn.watch)
             if handle_signals:
                 tasks.start_soon(self._obey_signals)
             yield tasks

@@ -16,18 +16,11 @@ from everturn.chat.adapters.plain import ProviderStream, anthropic_chunks, opena
 from everturn.chat.reducer import MessageReducer
 from everturn.errors import StreamAlreadyConsumed
 from everturn.protocol.chunks import chunk_problem
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 #: Recorded from the SDK itself: a run with one tool call, on a model served by chat completions.
 AGENTS_RUN = Path(__file__).parent / "openai_agents_run.jsonl"
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 async def collected(stream: ProviderStream) -> tuple[list[dict[str, Any]], dict[str, Any]]:

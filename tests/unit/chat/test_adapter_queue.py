@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -25,18 +25,11 @@ from everturn import PendingMessages, chat
 from everturn.chat.adapters.offline import offline_model
 from everturn.chat.adapters.pydantic_ai import stream_agent
 from everturn.chat.step_hook import StepHook
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 ENQUEUED = "data-enqueued-messages"
 MARKER = "data-pending-message-injected"
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Heard:

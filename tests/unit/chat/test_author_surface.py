@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,16 +11,10 @@ from pydantic_ai.messages import ModelRequest, ModelResponse
 
 from everturn import chat, tasks
 from everturn.errors import ChatContextError, ConfigurationError, Fenced
-from everturn.tasks import hooks, registry
+from everturn.tasks import hooks
 from everturn.testing import mock_chat_agent, scripted_model
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def kinds(messages: list[Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -17,17 +16,10 @@ from everturn.chat.background import Background, Deferred, ends_in_calls
 from everturn.chat.state import current_run
 from everturn.errors import ChatContextError, TooLarge
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.testing.clock import VirtualClock
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Listener:

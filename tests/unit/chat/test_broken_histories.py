@@ -20,7 +20,7 @@ from strict_provider import ANSWER, said, strict_model
 
 from everturn import chat
 from everturn.chat.definition import ChatAgent
-from everturn.protocol import lenient
+from everturn.protocol import lenient, nesting
 from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 from everturn.testing.models import ScriptedModel
@@ -31,6 +31,7 @@ Json = dict[str, Any]
 CORPUS: Final = Path(__file__).parent / "corpus_histories"
 NEXT: Final = "are you still there?"
 NO_MESSAGE: Final = "what was sent is no message: it needs a known role"
+NO_SUCH_CALL: Final = "this chat holds no such tool call to approve"
 #: The library's word for a chat in which nobody has said anything yet.
 NOTHING_SAID: Final = "No message history, user prompt, or instructions provided"
 
@@ -173,14 +174,15 @@ async def test_a_chat_goes_on_after_a_client_sent_a_broken_history(name: str) ->
     broken = load("messages", name)
     asked = Asked()
     async with mock_chat_agent(asked.agent) as h:
-        for message in broken["messages"]:
+        sent = [m for m in broken["messages"] if not nesting.too_deep(as_json(m))]  # the door's
+        for message in sent:
             await h.post(as_json(h.wire("submit-message", message=message)))
             await h.settled()
         turn = await h.send_message(NEXT)
         assert (turn.text, turn.errors) == (ANSWER, [])
         told = {error for found in await h.turns() for error in found.errors}
-        assert told <= {NO_MESSAGE, NOTHING_SAID}
-        assert len(await h.turns()) == len(broken["messages"]) + 1
+        assert told <= {NO_MESSAGE, NOTHING_SAID, NO_SUCH_CALL}
+        assert len(await h.turns()) == len(sent) + 1
 
 
 @pytest.mark.parametrize("name", names("messages"))

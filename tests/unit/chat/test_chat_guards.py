@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -19,17 +19,10 @@ from everturn.protocol.records import (
     control_record,
     open_envelope,
 )
-from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 from everturn.testing.runtime import MemoryRuntime
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Halting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -15,21 +14,15 @@ from pydantic_ai.usage import RunUsage
 
 from everturn import chat
 from everturn.chat.adapters.usage import Usage
-from everturn.chat.output import add_usage, is_streamable
+from everturn.chat.output import add_usage
+from everturn.chat.streamables import is_streamable
 from everturn.chat.ui_messages import UIMessage
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 
 SOURCE = {"type": "source-url", "sourceId": "s", "url": "https://a.test"}
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def thinking_agent(error: Exception | None = None) -> Agent[None, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from talkers import texts
 
 from everturn import chat
 from everturn.chat.definition import ChatAgent
@@ -30,10 +31,6 @@ def echo_agent(**options: Any) -> ChatAgent[Any]:
         return f"echo: {turn.text}"
 
     return echo
-
-
-def texts(messages: list[dict[str, Any]]) -> list[str]:
-    return ["".join(p.get("text", "") for p in m["parts"]) for m in messages]
 
 
 async def test_a_message_is_answered_and_the_turn_ends_with_one_turn_complete() -> None:

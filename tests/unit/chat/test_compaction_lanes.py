@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -24,17 +24,10 @@ from everturn.chat.compaction import ShouldCompactEvent, SummarizeEvent, is_sett
 from everturn.chat.definition import ChatAgent
 from everturn.chat.prepare import tail_of, with_tail
 from everturn.errors import ChatContextError, ConfigurationError
-from everturn.tasks import registry
 from everturn.testing.harness import HarnessTurn, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 TITLE = "[Conversation summary]"
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Worker:

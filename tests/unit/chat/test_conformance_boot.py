@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from talkers import Chat, Dying, texts
 
 from everturn import chat
-from everturn.chat.definition import ChatAgent
 from everturn.errors import Unavailable
-from everturn.tasks import registry
-from everturn.testing.harness import ChatHarness, mock_chat_agent
+from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
-
-
-def texts(messages: Any) -> list[str]:
-    return [message.text for message in messages]
-
-
-class Chat:
-    """Answers at once, keeps the history of each turn, and fails when told to."""
-
-    def __init__(self, **options: Any) -> None:
-        self.lanes: list[list[str]] = []
-
-        @chat.agent("chatty", **options)
-        async def chatty(turn: Any) -> str:
-            self.lanes.append(texts(turn.ui_messages))
-            if turn.text == "fail":
-                raise ValueError("as told")
-            return f"re {turn.text}"
-
-        self.agent: ChatAgent[Any] = chatty
-
-
-class Dying:
-    """Says half of its answer to m1 and waits there to be killed."""
-
-    def __init__(self) -> None:
-        self.lanes: list[list[str]] = []
-        self.hung = False
-
-        @chat.agent("dying")
-        async def dying(turn: Any) -> Any:
-            self.lanes.append(texts(turn.ui_messages))
-            yield f"half {turn.text}"
-            if turn.text == "m1":
-                self.hung = True
-                await anyio.sleep_forever()
-
-        self.agent: ChatAgent[Any] = dying
-
-    async def killed(self, h: ChatHarness) -> None:
-        await h.post_message("m1")
-        await h.reached(lambda: self.hung)
-        await anyio.wait_all_tasks_blocked()
-        await h.crash()
 
 
 @pytest.mark.parametrize("answer", [None, {}, chat.RecoveryOverrides(), {"recovered_turns": None}])

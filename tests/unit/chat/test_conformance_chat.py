@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 from pydantic_ai import Agent
+from talkers import Chat, Dying, texts
 
 from everturn import chat
-from everturn.chat.definition import ChatAgent
 from everturn.protocol.records import open_envelope
-from everturn.tasks import registry
 from everturn.testing import scripted_model
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
-
-
-def texts(messages: list[dict[str, Any]]) -> list[str]:
-    return ["".join(p.get("text", "") for p in m["parts"]) for m in messages]
-
-
 def user(text: str, id: str) -> dict[str, Any]:
     return {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}
-
-
-class Seeing:
-    """Answers at once, and keeps the history of each turn."""
-
-    def __init__(self, **options: Any) -> None:
-        self.lanes: list[list[str]] = []
-        self.turns: list[Any] = []
-
-        @chat.agent("seeing", **options)
-        async def seeing(turn: Any) -> str:
-            self.lanes.append(texts(turn.ui_messages))
-            self.turns.append(turn)
-            return f"re {turn.text}"
-
-        self.agent: ChatAgent[Any] = seeing
-
-
-class Dying:
-    """Says half of its first answer to "m1" and waits there to be killed."""
-
-    def __init__(self) -> None:
-        self.lanes: list[list[str]] = []
-        self.hung = False
-
-        @chat.agent("dying")
-        async def dying(turn: Any) -> Any:
-            self.lanes.append(texts(turn.ui_messages))
-            yield f"half {turn.text}"
-            if turn.text == "m1":
-                self.hung = True
-                await anyio.sleep_forever()
-
-        self.agent: ChatAgent[Any] = dying
 
 
 async def test_end_marks_of_streams_and_libraries_are_never_stored() -> None:
@@ -91,7 +45,7 @@ async def test_end_marks_of_streams_and_libraries_are_never_stored() -> None:
 
 async def test_a_preloaded_run_says_so_on_every_turn_and_its_successor_does_not() -> None:
     """R-029."""
-    seeing = Seeing()
+    seeing = Chat()
     async with mock_chat_agent(seeing.agent, mode="preload") as h:
         await h.send_message("one")
         await h.send_message("two")
@@ -105,7 +59,7 @@ async def test_a_preloaded_run_says_so_on_every_turn_and_its_successor_does_not(
 
 async def test_the_friendly_session_id_is_known_on_every_turn() -> None:
     """R-063, D-16."""
-    seeing = Seeing()
+    seeing = Chat()
     async with mock_chat_agent(seeing.agent) as h:
         await h.send_message("one")
         await h.send_message("two")
@@ -115,7 +69,7 @@ async def test_the_friendly_session_id_is_known_on_every_turn() -> None:
 @pytest.mark.parametrize("lands", ["before boot reads", "after boot has read"])
 async def test_the_message_that_starts_a_continuation_is_answered_once(lands: str) -> None:
     """R-033: the tail read and the live tail both bring it, and never both."""
-    seeing = Seeing()
+    seeing = Chat()
     async with mock_chat_agent(seeing.agent) as h:
         await h.send_message("m1")
         await h.settled()
@@ -144,7 +98,7 @@ async def test_tools_that_cannot_be_chosen_fail_the_turn_and_no_boot() -> None:
             raise ValueError("no tools today")
         return []
 
-    seeing = Seeing(tools=tools)
+    seeing = Chat(tools=tools)
     async with mock_chat_agent(seeing.agent) as h:
         await h.send_message("m1")
         await h.settled()
@@ -209,7 +163,7 @@ async def test_running_out_of_memory_fails_the_run_and_the_chat_goes_on() -> Non
 
 @pytest.mark.parametrize("lands", ["long after", "after boot has read"])
 async def test_a_message_after_a_death_finds_the_partial_whenever_it_comes(lands: str) -> None:
-    """R-115: the chain of R-114."""
+    """R-115: the chain of R-114. Without m2 the boot itself says that m1 was cut off (P-3)."""
     dying = Dying()
     async with mock_chat_agent(dying.agent) as h:
         await h.post_message("m1")
@@ -227,14 +181,15 @@ async def test_a_message_after_a_death_finds_the_partial_whenever_it_comes(lands
 
             await h.restart()
         await h.settled()
-        (turn,) = await h.turns()
+        *cut_off, turn = await h.turns()
     assert dying.lanes[-1] == ["m1", "half m1", "m2"]
+    assert [end.cursor.seq_num for end in cut_off] == ([] if lands == "long after" else [0])
     assert turn.cursor.seq_num == 1
 
 
 async def test_a_message_that_is_recovered_and_in_the_boot_payload_runs_once() -> None:
     """R-124."""
-    seeing = Seeing()
+    seeing = Chat()
     message = user("m1", "u1")
     async with mock_chat_agent(seeing.agent, start=False) as h:
         await h.seed_in(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -11,42 +10,15 @@ import anyio.lowlevel
 import pytest
 from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
+from talkers import Chat
 
 from everturn import chat
 from everturn.chat.chunks import check_chunk
-from everturn.chat.definition import ChatAgent
 from everturn.chat.ui_messages import merge_by_id
 from everturn.errors import ChatChunkTooLargeError
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
-
-
-def texts(messages: Any) -> list[str]:
-    return [message.text for message in messages]
-
-
-class Chat:
-    """Answers at once, keeps the history of each turn, and fails when told to."""
-
-    def __init__(self, **options: Any) -> None:
-        self.lanes: list[list[str]] = []
-
-        @chat.agent("chatty", **options)
-        async def chatty(turn: Any) -> str:
-            self.lanes.append(texts(turn.ui_messages))
-            if turn.text == "fail":
-                raise ValueError("as told")
-            return f"re {turn.text}"
-
-        self.agent: ChatAgent[Any] = chatty
 
 
 # --- waiting --------------------------------------------------------------------------------------

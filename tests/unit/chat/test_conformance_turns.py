@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,17 +14,10 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from everturn import chat
 from everturn.chat.definition import ChatAgent
 from everturn.protocol.records import TURN_COMPLETE, UPGRADE_REQUIRED
-from everturn.tasks import registry
 from everturn.testing import scripted_model
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def echo_agent(**options: Any) -> ChatAgent[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -17,17 +17,10 @@ from everturn.chat.adapters.usage import Usage
 from everturn.chat.compaction import SUMMARY_TITLE
 from everturn.errors import ChatContextError, TooLarge
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 MARKER = "data-pending-message-injected"
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def user(text: str, id: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -10,16 +9,9 @@ import pytest
 
 from everturn import chat, sessions
 from everturn.errors import AgentError, ChatContextError, ConfigurationError
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def echoing(**options: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ from everturn.chat.adapters.offline import offline_model
 from everturn.chat.definition import ChatAgent
 from everturn.chat.handover import ui_parts, wire_partial
 from everturn.protocol.records import NewRecord, data_body
-from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
@@ -47,12 +46,6 @@ STEP_ONE: list[dict[str, Any]] = [
     {"type": "tool-input-available", "toolCallId": "c1", "toolName": "current_time", "input": {}},
     {"type": "finish-step"},
 ]
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def seeing_agent(seen: list[Any], **options: Any) -> ChatAgent[Any]:

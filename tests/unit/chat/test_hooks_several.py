@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from everturn import chat
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 @pytest.mark.parametrize("name", ["on_turn_complete", "on_chat_suspend", "on_chat_resume"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -18,7 +17,6 @@ from everturn.chat.local import ChatLocal, locals_for_child
 from everturn.chat.tool_options import METADATA_KEY
 from everturn.errors import ChatContextError, ChatLocalNotInitialized, ConfigurationError
 from everturn.protocol.runs import RunInfo
-from everturn.tasks import registry
 from everturn.tasks.runtime import running
 from everturn.testing.harness import mock_chat_agent
 from everturn.testing.runtime import MemoryRuntime, World
@@ -48,12 +46,6 @@ class Thing(msgspec.Struct, frozen=True):
 
 person = chat.local("test-person", Person)
 lost = chat.local("test-lost", object)
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 async def in_a_run(work: Any) -> None:

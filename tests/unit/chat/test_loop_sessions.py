@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -10,17 +9,10 @@ import pytest
 
 from everturn import chat
 from everturn.errors import ChatContextError, InvalidRequest
-from everturn.tasks import registry
 from everturn.tasks.signals import Signal
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Loop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -12,16 +12,9 @@ from everturn import PendingMessages, chat
 from everturn.chat.definition import ChatAgent
 from everturn.chat.policy import INTERRUPTED, REJECTED, SUPERSEDED
 from everturn.errors import ConfigurationError
-from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, HarnessTurn, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class Slow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,18 +12,11 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from everturn import chat
 from everturn.chat.prompts import ResolvedPrompt
 from everturn.chat.skills import ResolvedSkill
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 
 PROMPT = ResolvedPrompt(prompt_id="p", text="Be kind.", model="small", config={"temperature": 0.25})
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 def skill(path: Any) -> ResolvedSkill:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from everturn.chat.prompts import (
     provider_options,
 )
 from everturn.errors import ChatContextError, ConfigurationError, NotFound, Unprocessable
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +32,6 @@ greeting = prompts.define(
     config={"temperature": 0.1, "max_tokens": 10},
     variables=Customer,
 )
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from everturn.chat.tools import ToolContext
 from everturn.clock import SystemClock
 from everturn.errors import ConfigurationError, Unprocessable
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.tasks.signals import Signal
 from everturn.testing.clock import VirtualClock
 from everturn.testing.harness import mock_chat_agent
@@ -34,12 +32,6 @@ description: 'Reads: PDF files'
 
 Use the script.
 """
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 @pytest.fixture
@@ -98,6 +90,11 @@ class TestReading:
         """R-192."""
         with pytest.raises(ConfigurationError, match=f"x/SKILL.md.*{problem}"):
             parse_skill(text, "x/SKILL.md")
+
+    async def test_a_file_that_is_no_text_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "SKILL.md").write_bytes(b"---\nname: caf\xe9\ndescription: x\n---\n")
+        with pytest.raises(ConfigurationError, match=r"SKILL\.md is not UTF-8"):
+            await skills.define("not-utf-8", str(tmp_path)).local()
 
     async def test_a_missing_folder_and_the_server_are_clear_errors(self, tmp_path: Path) -> None:
         skill = skills.define("test-missing", str(tmp_path / "nothing"))

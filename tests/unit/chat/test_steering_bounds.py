@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -10,29 +10,19 @@ import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+from talkers import texts
 
 from everturn import PendingMessages, chat
 from everturn.chat.state import current_run, current_turn
 from everturn.chat.steering import Boundary
-from everturn.tasks import registry
 from everturn.testing.harness import mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 ALWAYS = PendingMessages(should_inject=lambda batch: True)
 
 
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
-
-
 def user(text: str, id: str) -> dict[str, Any]:
     return {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}
-
-
-def texts(messages: list[dict[str, Any]]) -> list[str]:
-    return ["".join(p.get("text", "") for p in m["parts"]) for m in messages]
 
 
 async def offer(run: Any, state: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -16,17 +16,10 @@ from everturn.chat.definition import ChatAgent
 from everturn.chat.steering import PendingBatch
 from everturn.errors import ConfigurationError, Unavailable
 from everturn.rules import limits
-from everturn.tasks import registry
 from everturn.testing.harness import ChatHarness, HarnessTurn, mock_chat_agent
 
 pytestmark = pytest.mark.anyio
 MARKER = "data-pending-message-injected"
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    with registry.collecting(registry.Registry()):
-        yield
 
 
 class TwoSteps:

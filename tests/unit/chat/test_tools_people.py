@@ -70,9 +70,9 @@ class World:
             yield 1
             yield 2
 
-        tools = {tool.name: tool for tool in (ask, pay, tip, count)}
+        self.tools = tools = {tool.name: tool for tool in (ask, pay, tip, count)}
         model = FunctionModel(stream_function=self.model)
-        library = Agent(model, instructions=options.pop("instructions", None))
+        self.library = library = Agent(model, instructions=options.pop("instructions", None))
 
         @chat.agent("people", tools=tools, **options)
         async def people(turn: chat.Turn[Any]) -> Any:

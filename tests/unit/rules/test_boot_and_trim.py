@@ -138,3 +138,16 @@ def test_a_head_start_waits_for_its_handover_until_a_turn_has_committed() -> Non
 
     assert first_step(payload, started=False, **facts) is FirstStep.HANDOVER
     assert first_step(payload, started=True, **facts) is FirstStep.QUEUE
+
+
+def test_a_stop_that_names_a_message_which_came_after_it_stops_nothing() -> None:
+    """P-6: nobody could know that number. A run that sees such a stop ignores it; a boot too."""
+    early = recovered(stop(0, target=1), message(1), message(2))
+    assert early.stopped is None
+    assert [item.seq_num for item in early.turns] == [1, 2]
+    assert early.dropped == (0,)
+    queued = recovered(message(1), stop(2, target=3), message(3))
+    assert queued.stops == ()
+    assert queued.dropped == (2,)
+    meant = recovered(message(1), stop(2, target=1), message(3))
+    assert meant.stopped == message(1)

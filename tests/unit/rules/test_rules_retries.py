@@ -8,7 +8,7 @@ import pytest
 
 from everturn.protocol.runs import RunOutcome
 from everturn.rules import limits
-from everturn.rules.retries import Retry, RetryPolicy, decide, delay_ms
+from everturn.rules.retries import DELAY_MS_MAX, Retry, RetryPolicy, decide, delay_ms
 
 NOW = 1_000_000
 FIXED = RetryPolicy(randomize=False)
@@ -116,3 +116,21 @@ def test_a_policy_is_read_in_its_wire_form() -> None:
         {"retry": {"minTimeoutInMs": 5, "randomize": False}}, default_attempts=2
     )
     assert (policy.max_attempts, policy.min_timeout_in_ms, policy.randomize) == (2, 5, False)
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [(float("inf"), DELAY_MS_MAX), (1e300, DELAY_MS_MAX), (float("nan"), 0), (-1.0, 0)],
+)
+def test_a_policy_without_a_longest_delay_gives_one_that_can_be_stored(
+    longest: float, expected: int
+) -> None:
+    """`inf` for "no bound" is what an author may well write."""
+    policy = RetryPolicy(factor=1e6, max_timeout_in_ms=longest, randomize=False)
+    assert delay_ms(policy, 250, low) == expected
+    assert delay_ms(RetryPolicy(min_timeout_in_ms=float("inf"), randomize=False), 1, low) == 60_000
+
+
+def test_a_time_that_a_hook_names_can_be_stored_too() -> None:
+    assert after(1, retry_at_ms=2**62) == Retry(DELAY_MS_MAX)
+    assert after(1, retry_at_ms=-(2**62)) == Retry(0)

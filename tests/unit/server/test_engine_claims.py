@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import anyio
 import pytest
 from engine_kit import Kit, chunk, in_state, turn_complete
 
 from everturn.errors import Fenced
-from everturn.protocol.link import Acked, Append, Credit, HeldRun, Lost, Refused, Started
+from everturn.protocol.link import (
+    Acked,
+    Append,
+    Credit,
+    HeldRun,
+    Lost,
+    Refused,
+    Started,
+)
 from everturn.protocol.records import NewRecord, parse_input
 from everturn.protocol.runs import TaskDeclaration
 from everturn.protocol.sessions import CreateSession, TriggerConfig
@@ -171,6 +182,29 @@ async def test_a_late_confirmation_of_a_lost_claim_is_told_that_it_is_lost() -> 
         lost = await worker.expect(Lost)
 
     assert lost.run_id == info.run_id
+
+
+async def test_what_a_run_asks_for_waits_until_its_start_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A database overtakes: to suspend was refused, and the run was RUNNING with nobody at it."""
+    kit = await Kit().open()
+    await kit.session()
+    start_run, stored = kit.state.start_run, anyio.Event()
+
+    async def slowly(*args: Any, **options: Any) -> bool:
+        await stored.wait()
+        return await start_run(*args, **options)
+
+    monkeypatch.setattr(kit.state, "start_run", slowly)
+    async with kit.worker() as worker, anyio.create_task_group() as tasks:
+        info = await worker.claim()
+        tasks.start_soon(worker.suspend, info, None)
+        with anyio.move_on_after(0.05):
+            await in_state(kit, info.run_id, RunState.SUSPENDED)
+        assert (await kit.run(info.run_id)).state is RunState.CLAIMED
+        stored.set()
+    assert (await kit.run(info.run_id)).state is RunState.SUSPENDED
 
 
 async def test_credit_bounds_what_is_claimed() -> None:

@@ -21,6 +21,7 @@ from everturn.protocol.sessions import CreateSession
 from everturn.protocol.waitpoints import CreateToken
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
+from everturn.server.services.run_streams import channels_of
 from everturn.server.sweeps import AT_START, OFTEN, SELDOM, run_sweeps, sweep_once, timers
 from everturn.storage.ports.rows import NewRun, Run
 
@@ -262,22 +263,29 @@ async def test_one_log_that_cannot_be_read_does_not_hold_up_the_other_sessions(
         assert (await kit.current(sound)).state is RunState.QUEUED
 
 
-async def test_a_run_whose_stream_cannot_be_read_does_not_keep_the_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_run_whose_stream_is_being_read_stays_and_does_not_keep_the_others() -> None:
     kit = await Kit().open()
     runs = [await plain_run(kit) for _ in range(2)]
+    channels = []
     for run in runs:
-        await kit.state.note_stream(kit.environment.id, run.id, "s", now_ms=kit.clock.now_ms())
+        noted = await kit.state.note_stream(
+            kit.environment.id, run.id, "s", now_ms=kit.clock.now_ms()
+        )
+        assert noted is not None
+        channels += channels_of(noted)
+        await kit.streams.append(channels[-1], [chunk()])
         await kit.services.runs.cancel(kit.environment.id, run.id, "no")
     kit.clock.advance(40 * 24 * 3600 * 1000)
-    kit.services.streams = Meanwhile(kit.streams, "bounds", failing(StorageCorrupt("damaged")))
+    place = kit.streams.subscribe(channels[0], 0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(place.next)
+        await anyio.wait_all_tasks_blocked()
+        await sweep_once(kit.services, SELDOM)
+        tasks.cancel_scope.cancel()
 
-    await sweep_once(kit.services, SELDOM)
-
-    left = [run for run in runs if await kit.state.run(None, run.id) is not None]
-    assert len(left) == 1
-    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["run.not_forgotten"]
+    left = [await kit.state.run(None, run.id) is not None for run in runs]
+    assert left == [True, False]
+    assert [(await kit.streams.bounds(channel)).tail for channel in channels] == [1, 0]
 
 
 async def test_a_worker_that_comes_back_while_another_is_given_up_keeps_its_runs() -> None:

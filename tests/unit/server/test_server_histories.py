@@ -89,6 +89,21 @@ async def test_a_rewrite_that_is_sent_again_changes_nothing() -> None:
     assert (await histories.read(session, fence=1)).next_part == 2
 
 
+async def test_a_rewrite_that_is_sent_again_late_deletes_its_own_document_and_not_the_newest() -> (
+    None
+):
+    """P-9: which document counts is what the records say, not who comes last."""
+    kit = await Kit().open()
+    session = await kit.session()
+    histories = kit.services.histories
+    await histories.rewrite(session, document("a"), fence=1, part=0)
+    await histories.rewrite(session, document("a", "b"), fence=1, part=1)
+    await histories.rewrite(session, document("a"), fence=1, part=0)
+
+    assert await stored(kit, session) == ["a", "b"]
+    assert len(objects(kit)) == 1
+
+
 @pytest.mark.parametrize("verb", ["patch", "rewrite"])
 async def test_whoever_ran_before_adds_nothing_once_the_successor_has_read(verb: str) -> None:
     """P-4 for histories: between the successor's read and its first write, too."""

@@ -80,3 +80,31 @@ async def test_keys_are_not_guessable_even_where_ids_are_seeded() -> None:
     secrets = {(await stored())[2] for _ in range(20)}
     assert len(secrets) == 20
     assert all(len(secret.rpartition("_")[2]) == 24 for secret in secrets)
+
+
+async def test_a_key_from_before_the_master_key_was_lost_does_not_take_those_made_since_with_it() -> (
+    None
+):
+    """`everturn doctor` says to make new keys then; tokens must work with them."""
+    state = MemoryState()
+    environment = await state.ensure_environment("prod", now_ms=0)
+    await Keys(state, SystemClock(), RandomIds(), bytes(32)).create(environment)
+    keys = Keys(state, SystemClock(), RandomIds(), MASTER)
+
+    with pytest.raises(ConfigurationError, match="does not open"):
+        await keys.secrets_of(environment.id)
+    _, secret = await keys.create(environment)
+    assert await keys.secrets_of(environment.id) == (secret,)
+
+
+async def test_a_revoked_key_that_leaked_after_all_is_ended_at_once() -> None:
+    state = MemoryState()
+    environment = await state.ensure_environment("prod", now_ms=0)
+    keys = Keys(state, SystemClock(), RandomIds(), MASTER)
+    key, secret = await keys.create(environment)
+
+    assert await keys.revoke(environment.id, key.id)
+    assert not await keys.revoke(environment.id, key.id)
+    assert await keys.find(secret) is not None
+    assert await keys.revoke(environment.id, key.id, at_once=True)
+    assert await keys.find(secret) is None

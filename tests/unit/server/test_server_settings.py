@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everturn.errors import ConfigurationError
-from everturn.server.assembly import _master_key
+from everturn.server.assembly import _master_key, build
 from everturn.server.settings import Settings
 
 KEY = "tr_dev_abcdefghijklmnopqrstuvwx"
@@ -61,6 +61,16 @@ def test_secrets_do_not_show() -> None:
             "2 servers cannot share sqlite engines",
         ),
         ({"servers": 0}, "at least one server"),
+        ({"servers": 2, "streams_url": "nats://h"}, "2 servers cannot share nats engines"),
+        ({"shutdown_s": float("nan")}, "EVERTURN_SHUTDOWN_S is 0 to 3600 seconds"),
+        ({"shutdown_s": -1.0}, "EVERTURN_SHUTDOWN_S is 0 to 3600 seconds"),
+        ({"retention_days": -1}, "retention is 0 to 36500 days"),
+        ({"retention_days": 10**12}, "retention is 0 to 36500 days"),
+        # A rate of nothing would be divided by with every request.
+        ({"rate_refill": 0}, "EVERTURN_RATE_REFILL is at least 1, not 0"),
+        ({"rate_capacity": -1}, "EVERTURN_RATE_CAPACITY is at least 1"),
+        ({"public_rate": 0}, "EVERTURN_PUBLIC_RATE is at least 1"),
+        ({"readers_max": 0}, "EVERTURN_READERS_MAX is at least 1"),
         ({"streams_url": "sqlite:////x"}, "state in memory forgets"),
         ({"database_url": "sqlite:////x"}, "streams in memory forget"),
         (
@@ -113,3 +123,18 @@ def test_the_master_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Pa
     file.write_text("nonsense")
     with pytest.raises(ConfigurationError, match="is not a master key"):
         _master_key(settings)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b=c", "a#b", "%(here)s", "x?mode=memory"])
+async def test_a_data_folder_may_be_called_anything_and_holds_all_there_is(
+    tmp_path: Path, name: str
+) -> None:
+    """Read as a URL, the names of two folders could lead to one database."""
+    folder = tmp_path / name
+    async with build(Settings(data_dir=str(folder))) as first:
+        pass
+    async with build(Settings(data_dir=str(folder))) as again:
+        assert again.secret_key == first.secret_key
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {"master.key", "state.db", "streams.db"} <= {path.name for path in folder.iterdir()}

@@ -22,7 +22,7 @@ OUT = ChannelName("env_a", "s", "out")
 def warmed(path: Path) -> tuple[sqlite3.Connection, int]:
     """A new file after all its steps of warming, and how many there were."""
     connection = connect(path, writer=True)
-    prepare(connection, path)
+    prepare(connection)
     warming, steps = Warming(0.0), 0
     while warming.due(60.0):
         warming.write(connection)

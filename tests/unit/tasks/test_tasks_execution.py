@@ -68,7 +68,7 @@ class Runtime:
     async def journal_put(self, position: int, key: str, result: bytes) -> None:
         self.journal.append((position, key, result))
 
-    async def change_metadata(self, operations: Any) -> None:
+    async def change_metadata(self, operations: Any, key: str | None = None) -> None:
         self.operations.extend(operations)
 
     async def add_tags(self, tags: Any) -> None:

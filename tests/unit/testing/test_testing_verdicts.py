@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from everturn.chat.definition import NO_WORDS
 from everturn.chat.transcript import Snapshot
 from everturn.protocol.records import InputCursor, Record, trim_record
 from everturn.testing.checker import PromiseBroken, Turn
@@ -105,6 +106,12 @@ class TestAnswers:
     def test_an_answer_that_failed_visibly_may_be_cut_off(self) -> None:
         failed = turn(0, "you", {"type": "error", "errorText": "it broke"})
         check_answers("echo", [message(0, "hi")], [failed])
+
+    def test_a_poisoned_history_is_found_by_the_agent_that_refuses_it(self) -> None:
+        refused = turn(0, "", {"type": "error", "errorText": NO_WORDS})
+        check_answers("echo", [message(0)], [refused])
+        with pytest.raises(PromiseBroken, match="P-8: turn 0 of strict"):
+            check_answers("strict", [message(0)], [refused])
 
     def test_an_agent_that_has_forgotten_a_turn_is_found(self) -> None:
         inputs = [message(0), message(1)]

@@ -145,3 +145,48 @@ async def test_an_agent_answers_and_remembers_over_a_suspension(registry: Any) -
             second = await (await conversation.send_message("again")).text()
 
     assert (first, second) == ("answer 1", "answer 3")
+
+
+async def test_a_message_that_joins_the_turn_of_another_device_is_answered_to_its_own(
+    registry: Any,
+) -> None:
+    """P-3: one turn answers both; the second device reads it from where its message joined."""
+    from pydantic_ai import Agent
+
+    from everturn import AgentChat, ChatSessionState, chat
+    from everturn.testing import Call, scripted_model
+
+    began, joined = anyio.Event(), anyio.Event()
+
+    async def look() -> str:
+        """The tool between the two steps of the answer."""
+        began.set()
+        await joined.wait()
+        return "seen"
+
+    model = scripted_model([["Let me look. ", Call("look")], "Both of you: yes."])
+    library = Agent(model, tools=[look])
+
+    @chat.agent(
+        "steered",
+        pending_messages=chat.PendingMessages(
+            should_inject=lambda batch: True, on_received=lambda event: joined.set()
+        ),
+    )
+    async def steered(turn: Any) -> Any:
+        return turn.stream(library, **chat.run_options())
+
+    async with system(registry):
+        first_device = AgentChat("steered")
+        with anyio.fail_after(30):
+            first = await first_device.send_message("one")
+            await began.wait()
+            second_device = AgentChat("steered", first_device.id, session=ChatSessionState())
+            second = await (await second_device.send_message("two")).result()
+            whole = await first.result()
+
+    assert (second.text, second.complete) == ("Both of you: yes.", True)
+    assert whole.text == "Let me look. Both of you: yes."
+    assert second.message is not None
+    assert whole.message is not None
+    assert second.message["id"] == whole.message["id"]

@@ -49,6 +49,32 @@ async def test_hello_names_version_tasks_and_queues(server: Any, work: Any) -> N
     assert hello.held == []
 
 
+async def test_metadata_whose_sending_was_cancelled_is_sent_again_as_the_same_call(
+    server: Any, work: Any
+) -> None:
+    """The server knows calls by their id: an increment that it made is not made again."""
+    del server.answers["metadata"]
+
+    @task(id="t")
+    async def t(payload: Any) -> None:
+        metadata.increment("n")
+        with anyio.move_on_after(0.01):
+            await metadata.flush()
+        metadata.increment("n")
+
+    async with work():
+        await server.claim()
+        first = await server.call("metadata")
+        again = await server.call("metadata")
+        await server.answer(again, {"metadata": b"{}"})
+        second = await server.call("metadata")
+        await server.answer(second, {"metadata": b"{}"})
+        await server.outcome()
+
+    assert (again.id, again.params) == (first.id, first.params)
+    assert second.id != first.id
+
+
 async def test_an_exception_is_reported_with_name_message_and_stack(server: Any, work: Any) -> None:
     @task(id="t")
     async def t(payload: Any) -> None:

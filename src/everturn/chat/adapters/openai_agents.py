@@ -60,7 +60,7 @@ def run_agent(
 
     What the run raises (too many turns, a guardrail) fails the turn, and shows the partial answer.
     """
-    history = turn.ui_messages
+    history = turn.asked
     decided = _decided_calls(history)
     started = _Run(agent, history, decided, context, run_config, options)
     mapper = _Mapper(

@@ -13,6 +13,7 @@ routes: an append is one parse of its headers, one look-up of a cached row, one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,7 +21,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from everturn.errors import InvalidRequest, SessionClosedError, SessionNotFound
-from everturn.protocol import paths
+from everturn.protocol import nesting, paths
 from everturn.protocol.problems import MethodNotAllowed, Shape
 from everturn.protocol.records import (
     ChannelName,
@@ -164,6 +165,10 @@ def _check_initializable(services: Services, session: Session) -> None:
         raise InvalidRequest("Cannot initialize a channel on a closed session") from None
 
 
+#: A name or an address, with or without a port. What is none is not repeated in an answer.
+_HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+
+
 def _write_endpoint(call: Call) -> str:
     """Where this caller reaches the write endpoint.
 
@@ -174,7 +179,7 @@ def _write_endpoint(call: Call) -> str:
     if services.settings.direct_url is not None:
         return services.settings.direct_url.rstrip("/")
     host = call.header(b"host")
-    if services.settings.public_url is not None or host is None:
+    if services.settings.public_url is not None or host is None or not _HOST.fullmatch(host):
         return services.base_url + paths.WRITES
     return f"{call.scope.get('scheme', 'http')}://{host}{paths.WRITES}"
 
@@ -219,6 +224,8 @@ async def append_records(call: Call, io: Io, send: Send) -> Answer:
 
 
 def _decode_records(body: bytes) -> OutRecords:
+    if nesting.too_deep(body):
+        raise InvalidRequest(nesting.TOO_DEEP)
     try:
         # As text: what a record holds is kept as it was sent, so nothing else looks whether it is
         # UTF-8, and a reader could not decode the batch it is in.

@@ -12,10 +12,6 @@ async def alive(call: Call) -> Answer:
 
 async def ready(call: Call) -> Answer:
     """GET /readyz: 200 when at least one worker serves, else 503 with the reason."""
-    services = call.services
-    now_ms = services.clock.now_ms()
-    for environment in await services.state.environments():
-        workers = await services.state.live_workers(environment.id, now_ms=now_ms)
-        if any(not worker.draining for worker in workers):
-            return answer({"ready": True})
+    if call.services.links.serving:
+        return answer({"ready": True})
     return answer({"ready": False, "reason": "no worker is connected"}, 503)

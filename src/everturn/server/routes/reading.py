@@ -21,6 +21,7 @@ import heapq
 import itertools
 import logging
 import re
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -49,7 +50,7 @@ from everturn.server.routes.calls import (
 from everturn.server.routes.writers_cursor import cursor_meant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from starlette.types import Receive, Send
 
@@ -333,26 +334,57 @@ async def _ping(call: Call, reader: Reader) -> None:
     await reader.write(encode_ping(call.services.clock.now_ms(), None))
 
 
-async def read_json(call: Call, io: Io, send: Send) -> Answer:
-    """GET …/:io/records: everything after a cursor, at once (§5.4)."""
+async def read_json(call: Call, io: Io, send: Send) -> Answer | None:
+    """GET …/:io/records: everything after a cursor, at once (§5.4).
+
+    There is no bound on how much that is, so more than a page is sent as it is read: what one
+    request takes of memory is a page or two, whatever the channel holds.
+    """
     channel = await _channel(call, io)
     text = call.query.get("afterEventId")
     if text is not None and not (text.isascii() and text.isdigit()):
         raise query_error("digits only", "afterEventId")
     after = None if text is None else int(text[:18])
-    found: list[bytes] = []
-    includes_trimmed = _includes_trimmed(call)
-    while True:
+    trimmed = _includes_trimmed(call)
+    async with aclosing(_json_pages(call.services.streams, channel, after, trimmed)) as pages:
+        first = await anext(pages, b"")
+        second = await anext(pages, b"")
+        if not second:
+            return Answer(200, b'{"records":[' + first + b"]}", (JSON,))
+        # From here on an error cuts the connection: half an answer is never taken for a whole one.
+        call.scope["everturn.started"] = True
+        headers = [JSON, *cors_headers(origin_of(call.scope))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _send_part(send, b'{"records":[' + first + b"," + second)
+        async for page in pages:
+            await _send_part(send, b"," + page)
+    await send({"type": "http.response.body", "body": b"]}"})
+    return None
+
+
+async def _send_part(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _json_pages(
+    streams: StreamStore, channel: ChannelName, after: int | None, include_trimmed: bool
+) -> AsyncGenerator[bytes]:
+    """The members of `records`, a page at a time; pages of nothing but commands are left out.
+
+    Ends with what is there now, however fast somebody goes on writing.
+    """
+    tail = (await streams.bounds(channel)).tail
+    while after is None or after + 1 < tail:
         try:
-            records = await call.services.streams.read(
-                channel, after=after, include_trimmed=includes_trimmed
-            )
+            records = await streams.read(channel, after=after, include_trimmed=include_trimmed)
         except CursorTrimmed as trimmed:
             after = trimmed.first_seq_num - 1 if trimmed.first_seq_num else None
             continue
         if not records:
-            return Answer(200, b'{"records":[' + b",".join(found) + b"]}", (JSON,))
-        found.extend(_json_record(record) for record in records if not record.is_command)
+            return
+        shown = [_json_record(record) for record in records if not record.is_command]
+        if shown:
+            yield b",".join(shown)
         after = records[-1].seq_num
 
 
@@ -368,11 +400,15 @@ def _json_record(record: Record) -> bytes:
     """One member of `records`; `data` is copied as it is stored, without decoding it."""
     data, part = b'""', ""
     if record.is_data:
+        body = record.body
+        if not body.isascii():
+            # As readers of the event stream get it: what is no UTF-8 would spoil the whole answer.
+            body = body.decode("utf-8", "replace").encode()
         try:
-            opened = _envelope(record.body)
+            opened = _envelope(body)
             data, part = bytes(opened.data), opened.id
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            data = msgspec.json.encode(record.body.decode("utf-8", "replace"))
+        except (msgspec.DecodeError, RecursionError):
+            data = msgspec.json.encode(body.decode())
     headers = b',"headers":' + msgspec.json.encode(record.headers) if record.headers else b""
     return b'{"data":%b,"id":%b,"seqNum":%d%b}' % (
         data,

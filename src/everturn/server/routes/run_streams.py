@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from everturn.errors import InvalidRequest, NotFound, RunNotFound, TooLarge
-from everturn.protocol import paths
+from everturn.protocol import nesting, paths
 from everturn.protocol.problems import MethodNotAllowed, Shape
 from everturn.protocol.sessions import decode
 from everturn.rules import limits
@@ -156,6 +156,8 @@ async def ingest(call: Call, send: Send) -> Answer:
 
 
 def _json_text(line: bytes) -> bytes:
+    if nesting.too_deep(line):
+        raise InvalidRequest(f"Invalid JSON in a stream: {nesting.TOO_DEEP}")
     try:
         return msgspec.json.encode(msgspec.json.decode(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -126,7 +126,7 @@ async def _view(call: Call, run: Run) -> dict[str, Any]:
             found = await call.services.state.run(run.environment_id, run_id)
         if found is not None:
             related[name] = run_item(found, now_ms)
-    children = (await call.services.state.children(run.id))[: limits.RELATED_RUNS_MAX]
+    children = await call.services.state.children(run.id, limit=limits.RELATED_RUNS_MAX)
     if children:
         related["children"] = [run_item(child, now_ms) for child in children]
     return view | {"relatedRuns": related}

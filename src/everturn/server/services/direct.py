@@ -44,6 +44,7 @@ from everturn.errors import (
     TooLarge,
     Unavailable,
 )
+from everturn.protocol import nesting
 from everturn.protocol.records import (
     ChannelName,
     Headers,
@@ -223,6 +224,8 @@ class Direct:
         records = []
         for number, record in enumerate(given):
             _check_headers(io, number, record)
+            if nesting.too_deep(record.body):
+                raise InvalidRequest(f"record {number}: {nesting.TOO_DEEP}")
             total += metered_bytes(record.headers, record.body)
             part = self._part_id(record.body) if record.body else None
             records.append(NewRecord(record.body, record.headers, part))

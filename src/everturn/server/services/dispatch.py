@@ -238,19 +238,23 @@ class Dispatch:
             row = await state.session(session.environment_id, session.id) or row
             return row.current_run_id or "", False
         if not from_run:
-            await self._retire(row, old)
+            await self.retire(row, old)
         return run.id, True
 
-    async def _retire(self, session: Session, old: Run) -> None:
-        """End a run that was superseded from outside."""
+    async def retire(
+        self, session: Session, old: Run, *, only_from: frozenset[RunState] | None = None
+    ) -> bool:
+        """End a run that was superseded from outside. True when this call did."""
         if old.fence > 0:
             await self._services.outbox.fence_off(session, old)
         ended = await self._services.state.finish_run(
-            old.id, RunEvent.COMPLETE, now_ms=self._services.clock.now_ms()
+            old.id, RunEvent.COMPLETE, now_ms=self._services.clock.now_ms(), only_from=only_from
         )
-        if ended is not None:
-            self._services.links.lost(old)
-            await self._services.finishing.tell_relatives(ended)
+        if ended is None:
+            return False
+        self._services.links.lost(old)
+        await self._services.finishing.tell_relatives(ended)
+        return True
 
     # --- the rest ----------------------------------------------------------------------------
 

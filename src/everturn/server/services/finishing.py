@@ -50,8 +50,10 @@ _SHOWN: Final[dict[RunState, str]] = {
     RunState.CRASHED: "The agent's process ended unexpectedly, several times.",
 }
 _SHOWN_ELSE: Final = "The agent failed before it could answer."
-#: Children cancelled with their parent, per level.
-_CHILDREN_MAX: Final = 10_000
+#: Children of one run that are read at once and cancelled with it, and how often more are read.
+#: What is left then is left to `sweeps/relatives.py`.
+_CHILDREN_MAX: Final = 500
+_CHILDREN_ROUNDS_MAX: Final = 100
 #: Interrupted endings kept for the sweep. Past it the oldest is left to `sweeps/relatives.py`.
 _UNTOLD_MAX: Final = 10_000
 
@@ -224,11 +226,13 @@ class Finishing:
             await self._services.waits.wake_if_over(parent)
         if run.state is not RunState.CANCELED:
             return
-        for child in (await self._services.state.children(run.id))[:_CHILDREN_MAX]:
-            if child.state not in FINAL:
-                await self._services.runs.cancel(
-                    child.environment_id, child.id, "Parent run was cancelled"
-                )
+        state, cancel = self._services.state, self._services.runs.cancel
+        for _ in range(_CHILDREN_ROUNDS_MAX):
+            alive = await state.children(run.id, limit=_CHILDREN_MAX, alive=True)
+            for child in alive:
+                await cancel(child.environment_id, child.id, "Parent run was cancelled")
+            if len(alive) < _CHILDREN_MAX:
+                return
 
     async def let_settle(self, run: Run, session: Session) -> None:
         """See that a final run is settled, before another follows it.
@@ -268,6 +272,10 @@ class Finishing:
         session = await state.session(run.environment_id, run.session_id)
         if session is None or session.current_run_id != run.id:
             return
+        if run.state is not RunState.COMPLETED and run.fence > 0:
+            # Its process may be alive and write on. Only now, because a run that is fenced off
+            # and does not end after all could neither go on nor be given to somebody else.
+            await self._services.outbox.fence_off(session, run)
         # For the crash between the session's row and its first message.
         await self._services.dispatch.store_boot_input(run, session)
         task = await state.task(run.environment_id, run.task_id)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from everturn.errors import InvalidRequest, SessionClosedError, TooLarge
+from everturn.protocol import nesting
 from everturn.protocol.records import ChannelName, Io, NewRecord, input_body, metered_bytes
 from everturn.rules import limits
 
@@ -43,8 +44,8 @@ class Inbox:
         """Store one posted text and answer its number, which a repeat of the part id gets again.
 
         Raises:
-            SessionClosedError, InvalidRequest: the session takes no input, or the part id is
-                longer than limits.PART_ID_CHARS_MAX.
+            SessionClosedError, InvalidRequest: the session takes no input, the part id is longer
+                than limits.PART_ID_CHARS_MAX, or the chunk nests too deep.
             TooLarge: the metered record is over limits.RECORD_BYTES_MAX.
         """
         services = self._services
@@ -54,6 +55,10 @@ class Inbox:
             raise InvalidRequest(
                 f"X-Part-Id has {len(part)} characters, at most {limits.PART_ID_CHARS_MAX}"
             )
+        # Whoever reads it would take such a message for none, and nobody would ever answer it. Texts
+        # that are no chunks are their reader's business.
+        if body.lstrip()[:1] == b"{" and nesting.too_deep(body):
+            raise InvalidRequest(nesting.TOO_DEEP)
         record = NewRecord(input_body(body.decode("utf-8", "replace"), part), (), part)
         size = metered_bytes((), record.body)
         if size > limits.RECORD_BYTES_MAX:

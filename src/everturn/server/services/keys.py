@@ -14,6 +14,7 @@ process is seen at once; one in another process within `CACHE_S`. A revoked key 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import string
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from everturn.clock import Clock
     from everturn.ids import Ids
     from everturn.storage.ports.state import StateStore
+
+log = logging.getLogger("everturn.server")
 
 _V = TypeVar("_V")
 
@@ -107,8 +110,9 @@ class Keys:
         """Revoke a key; it works for 24 hours more. False when there is no such key in use.
 
         Args:
-            at_once: for a key that leaked: it counts as revoked those 24 hours ago. A running
-                server that has it in its cache goes on for CACHE_S.
+            at_once: for a key that leaked: it counts as revoked those 24 hours ago, also when it
+                was revoked before and would work on for some of them. A running server that has it
+                in its cache goes on for CACHE_S.
         """
         now_ms = self._clock.now_ms() - (limits.REVOKED_KEY_GRACE_MS if at_once else 0)
         revoked = await self._state.revoke_key(environment_id, key_id, now_ms=now_ms)
@@ -139,6 +143,7 @@ class Keys:
         """Plain texts a token may be signed with: working keys newest first, revoked ones last.
 
         The first is the one to sign with. Empty when the environment has no key or is unknown.
+        Raises ConfigurationError when it has keys and none opens under this master key.
         """
         now = self._clock.monotonic()
         cached = self._secrets.get(environment_id)
@@ -154,7 +159,18 @@ class Keys:
     def _opened(self, keys: Sequence[ApiKey]) -> tuple[str, ...]:
         usable = [key for key in keys if self._works(key)]
         usable.sort(key=lambda key: key.revoked_at_ms is not None)  # stable: newest first stays
-        return tuple(self.reveal(key) for key in usable)
+        opened: list[str] = []
+        closed: ConfigurationError | None = None
+        for key in usable:
+            try:
+                opened.append(self.reveal(key))
+            except ConfigurationError as error:
+                # From before the master key was lost. Keys made since must not fall with it.
+                closed = error
+                log.error("key.not_opened", extra={"key_id": key.id})
+        if closed is not None and not opened:
+            raise closed
+        return tuple(opened)
 
     def reveal(self, key: ApiKey) -> str:
         """The plain text of a stored key. Raises ConfigurationError under another master key."""
@@ -166,6 +182,14 @@ class Keys:
                 "the master key is not the one it was stored with"
             ) from None
         return plain.decode()
+
+    def opens(self, key: ApiKey) -> bool:
+        """Whether a stored key opens under this master key."""
+        try:
+            self.reveal(key)
+        except ConfigurationError:
+            return False
+        return True
 
     def _works(self, key: ApiKey) -> bool:
         if key.revoked_at_ms is None:

@@ -48,9 +48,11 @@ from everturn.rules import limits
 from everturn.rules.leases import renewed_until
 from everturn.rules.run_states import RESIDENT, RunState
 from everturn.server.services.claims import Claimer
+from everturn.server.services.link_agreement import Agreement
 from everturn.server.services.link_calls import carry_out
 from everturn.server.services.link_lanes import Lanes
 from everturn.server.services.link_sender import Sender
+from everturn.server.services.link_starts import Starts
 from everturn.storage.ports.rows import Environment, Run, Session, TaskVersion, Worker
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class Link:
         self._transport = transport
         self._sender = Sender(transport.send)
         self._claimer = Claimer(services, self)
+        self.agreement = Agreement(services, self)
+        self._starts = Starts(services, self)
         self._held: dict[str, Held] = {}
         self._tails: dict[int, anyio.CancelScope] = {}
         self._calls = anyio.Semaphore(_CALLS_MAX)
@@ -111,6 +115,11 @@ class Link:
         self._silent_since: float | None = None
 
     # --- what others ask of a link -----------------------------------------------------------
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the state knows the worker and its tasks by now."""
+        return self._early is None
 
     def send(self, frame: ServerFrame, lane: str = "") -> None:
         """Queue a frame; frames of one lane arrive in order. Never waits."""
@@ -150,6 +159,10 @@ class Link:
         if held is None or held.fence != fence:
             raise Fenced(f"run {run_id} is not held under fence {fence}", run_id=run_id)
         return held
+
+    def holdings(self) -> frozenset[tuple[str, int]]:
+        """Every run the worker has in its hands, with its fence."""
+        return frozenset((run_id, held.fence) for run_id, held in self._held.items())
 
     def woken(self, run: Run, frame: Wake) -> None:
         """A suspended run goes on."""
@@ -300,7 +313,7 @@ class Link:
             case Credit():
                 self._claimer.grant(frame.runs)
             case Started():
-                tasks.start_soon(self._started, frame)
+                self._starts.take(frame, tasks)
             case Tail():
                 self._open_tail(frame, tasks)
             case Untail():
@@ -350,26 +363,6 @@ class Link:
             log.warning("lease.lost", extra={"worker_id": self.worker_id})
             self.close()
 
-    async def _started(self, frame: Started) -> None:
-        try:
-            started = await self._services.state.start_run(
-                frame.run_id, fence=frame.fence, now_ms=self._services.clock.now_ms()
-            )
-            if not started:
-                run = await self._services.state.run(self.environment.id, frame.run_id)
-                started = (
-                    run is not None
-                    and run.fence == frame.fence
-                    and run.worker_id == self.worker_id
-                    and run.state in RESIDENT
-                )
-        except EverturnError as error:
-            # The sweep of unconfirmed claims queues it again, and the worker is told then.
-            log.warning("run.not_started", extra={"run_id": frame.run_id, "error": error.code})
-            return
-        if not started:
-            self.lose(frame.run_id, frame.fence)
-
     async def _call(self, call: Call) -> None:
         try:
             memory = self._services.links.memory(self.worker_id)
@@ -378,6 +371,7 @@ class Link:
                 # A new call: the run has gone on from what it waited for. A repeated one says
                 # nothing, and a repeated `suspend` is just the run that was not told.
                 self.untold.discard(call.run_id)
+                await self._starts.settled(call.run_id, call.fence)
                 result = await carry_out(self._services, self, call)
                 memory.keep(call, result)
             self.send(result, f"call:{call.id}")

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from everturn.errors import EverturnError, ProtocolError
+from everturn.errors import EverturnError, InvalidRequest, ProtocolError
 from everturn.protocol.link import Cancel, Drain, Hello, Unpacker, Wake, WorkerFrame
 from everturn.rules import limits
 from everturn.server.services.link import Link, Transport
 from everturn.server.services.link_calls import CallMemory
+from everturn.storage.ports.texts import check_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,8 @@ class Links:
         self._memories: dict[str, CallMemory] = {}
         #: Workers whose link is lost -> stopwatch time at which their grace is over.
         self._gone: dict[str, float] = {}
+        #: Those of them that this process has never seen.
+        self._expected: set[str] = set()
         self._live: dict[str, str] = {}
         self._intents: dict[str, set[object]] = {}
         #: Moved when a wait or a delayed run may be due earlier than what the timer sleeps for.
@@ -181,6 +184,7 @@ class Links:
         hello = frames.pop(0)
         if not isinstance(hello, Hello):
             raise ProtocolError("the first frame of a link is hello")
+        _check_names(hello)
         known = await self._services.state.worker(hello.worker_id)
         if known is not None and known.environment_id != environment.id:
             # Its name would end the other's connection and open what its calls answered (P-12).
@@ -189,6 +193,7 @@ class Links:
         link = Link(self._services, environment, hello, transport)
         self._links[link.worker_id] = link
         self._gone.pop(link.worker_id, None)
+        self._expected.discard(link.worker_id)
         try:
             await link.greet()
             await link.run(frames, unpacker.decode)
@@ -222,9 +227,20 @@ class Links:
         log.info("worker.disconnected", extra={"worker_id": link.worker_id})
         link.ended.set()
 
+    @property
+    def serving(self) -> bool:
+        """Whether a worker serves: it is registered here, or its link was lost a moment ago.
+
+        Workers of the process before this one do not count until they have come back: their rows
+        look alive for as long as a lease, whether they are or not.
+        """
+        here = any(link.is_registered for link in self._links.values())
+        return here or bool(self._gone.keys() - self._expected)
+
     def expect(self, worker_id: str) -> None:
         """A worker that an earlier process of this server knew has its grace to come back."""
         if worker_id not in self._links and worker_id not in self._gone:
+            self._expected.add(worker_id)
             grace_s = limits.RESTART_GRACE_MS / 1000
             self._gone[worker_id] = self._services.clock.monotonic() + grace_s
             self.graces.moved(0)
@@ -241,6 +257,7 @@ class Links:
             if self._gone.get(worker_id) != at:
                 continue  # It came back while those before it were given up.
             del self._gone[worker_id]
+            self._expected.discard(worker_id)
             self._memories.pop(worker_id, None)
             try:
                 await self._services.recovery.worker_gone(worker_id)
@@ -250,8 +267,22 @@ class Links:
                 raise
         return len(over)
 
+    async def agree(self) -> int:
+        """Compare what each worker connected here holds with the state; how many runs differed."""
+        return sum([await link.agreement.compare() for link in tuple(self._links.values())])
+
     def next_grace_s(self) -> float | None:
         """Seconds until the next grace is over, None when no link is missing."""
         if not self._gone:
             return None
         return max(0.0, min(self._gone.values()) - self._services.clock.monotonic())
+
+
+def _check_names(hello: Hello) -> None:
+    """Raise ProtocolError for a name that no store takes: to connect again would not help."""
+    try:
+        check_texts(worker_id=hello.worker_id, version=hello.version, queues=hello.queues)
+        for task in hello.tasks:
+            check_texts(task_id=task.task_id, queue=task.queue)
+    except InvalidRequest as error:
+        raise ProtocolError(f"hello: {error.message}") from error

@@ -95,7 +95,7 @@ class Outbox:
     ) -> InputCursor:
         """End the turn that a dead run left open: an error chunk and a turn-complete.
 
-        Both are one append: a browser that sees the first without the second may send again and
+        The caller has fenced the run off, so that nothing of it follows them. Both are one append: a browser that sees the first without the second may send again and
         then show an empty answer (rulings §1.21). The partial text before them stays. Repeating
         the call adds nothing, because the parts are named after run and message.
 
@@ -107,7 +107,6 @@ class Outbox:
         Returns:
             The cursor the turn-complete carries: everything up to the failed message.
         """
-        await self.fence_off(session, run)
         before = committed if committed is not None else await self.committed(session)
         after = before if first is None else _decide(before, first.seq_num)
         seq_num = None if first is None else first.seq_num

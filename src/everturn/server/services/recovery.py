@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
@@ -31,7 +31,7 @@ from everturn.rules.recovery import (
     RequeueReason,
     decide_lost,
 )
-from everturn.rules.run_states import FINAL, RunEvent, RunState
+from everturn.rules.run_states import FINAL, RESIDENT, RunEvent, RunState
 from everturn.server.services.finishing import is_agent
 from everturn.server.services.readback import OutTail, open_input, out_tail
 from everturn.server.services.results import internal_error, shown_error
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from everturn.server.services import Services
 
 log = logging.getLogger("everturn.recovery")
+
+#: How often a run that keeps moving is looked at; past it a sweep finds what is left.
+_ROUNDS_MAX: Final = 3
 
 
 class Recovery:
@@ -100,13 +103,28 @@ class Recovery:
     ) -> None:
         """Decide what becomes of a run whose holder is gone, and carry it out.
 
+        It may move while that is decided, by a wake for instance, and is looked at again then: the
+        fence is raised by now, so its holder could not go on with it.
+
         `why` is what the run says when it is ended for that: `… 3 times in a row` follows.
         """
+        for _ in range(_ROUNDS_MAX):
+            if await self._recover_as_read(run, reason, died, why):
+                return
+            row = await self._services.state.run(None, run.id)
+            if row is None or row.fence != run.fence or row.worker_id != run.worker_id:
+                return
+            if row.state not in RESIDENT:
+                return
+            run = row
+
+    async def _recover_as_read(self, run: Run, reason: RequeueReason, died: bool, why: str) -> bool:
+        """False, changing nothing but the fence, when the run is not as it was read any more."""
         try:
             facts = await self._facts(run, died)
         except StorageCorrupt as error:
             await self._broken(run, error)
-            return
+            return True
         verdict = decide_lost(facts)
         match verdict:
             case Finalise():
@@ -137,6 +155,7 @@ class Recovery:
                 },
             )
             self._services.links.lost(run)
+        return changed
 
     async def _broken(self, run: Run, error: StorageCorrupt) -> None:
         """End a run whose session's log cannot be read back: no attempt could read it either.

@@ -37,8 +37,8 @@ class Traces:
 
     async def span(self, run: Run, span_id: str) -> dict[str, Any] | None:
         """One span of the run's trace by its id: its own or a child's. None: there is no such."""
-        children = await self._services.state.children(run.id)
-        for found in (run, *children[: limits.RELATED_RUNS_MAX]):
+        children = await self._services.state.children(run.id, limit=limits.RELATED_RUNS_MAX)
+        for found in (run, *children):
             if span_id_of(found) == span_id:
                 parent_id = None if found is run else span_id_of(run)
                 return _detail(found, parent_id, self._services.clock.now_ms())
@@ -74,7 +74,7 @@ class Traces:
             span["parentId"] = parent_id
         span["data"] = _data(run, self._services.clock.now_ms())
         if depth > 0:
-            for child in await self._services.state.children(run.id):
+            for child in await self._services.state.children(run.id, limit=left[0]):
                 if left[0] <= 0:
                     break
                 span["children"].append(await self._span(child, span_id, depth - 1, left))

@@ -150,10 +150,6 @@ class Runs:
         state = self._services.state
         run = await state.run(environment_id, run_id)
         while run is not None and run.state not in FINAL:
-            if run.session_id is not None and run.fence > 0:
-                session = await state.session(environment_id, run.session_id)
-                if session is not None and session.current_run_id == run.id:
-                    await self._services.outbox.fence_off(session, run)
             ended = await self._services.finishing.end(
                 run,
                 RunEvent.CANCEL,

@@ -7,12 +7,15 @@ exact while one server owns the state, because every change of what it is truste
 this service; with several servers it is switched off.
 
 A read that was begun before a change must not be cached after it, so every change raises a
-generation, and a row is kept only if the generation is still the one its read began with.
+generation, and a row is kept only if the generation is still the one its read began with. A change
+that was cut short may be made at any time after, or not at all: that row is cached no more.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
 from everturn.errors import (
@@ -40,6 +43,8 @@ class Sessions:
         self._services = services
         self._rows: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._generation = 0
+        #: Rows by id that may change without our hearing of it.
+        self._uncertain: set[str] = set()
         self._cached = services.settings.servers == 1
 
     # --- finding ---------------------------------------------------------------------------------
@@ -55,7 +60,8 @@ class Sessions:
             return row
         generation = self._generation
         row = await self._services.state.session(environment_id, key)
-        if row is not None and self._cached and generation == self._generation:
+        cached = self._cached and generation == self._generation
+        if row is not None and cached and row.id not in self._uncertain:
             self._rows[environment_id, key] = row
             while len(self._rows) > CACHE_ROWS_MAX:
                 self._rows.popitem(last=False)
@@ -135,28 +141,47 @@ class Sessions:
                 "externalId cannot be changed after creation; close this session and create a "
                 "new one with the desired externalId"
             )
-        changed = await self._services.state.update_session(
-            environment_id,
-            key,
-            now_ms=self._services.clock.now_ms(),
-            tags=tuple(dict.fromkeys(body.tags)) if isinstance(body.tags, list) else None,
-            metadata=body.metadata if isinstance(body.metadata, dict) else None,
-            clear_metadata=body.metadata is None,
-        )
+        with self._changes(row):
+            changed = await self._services.state.update_session(
+                environment_id,
+                key,
+                now_ms=self._services.clock.now_ms(),
+                tags=tuple(dict.fromkeys(body.tags)) if isinstance(body.tags, list) else None,
+                metadata=body.metadata if isinstance(body.metadata, dict) else None,
+                clear_metadata=body.metadata is None,
+            )
         if changed is None:
             raise SessionNotFound("Session not found")
-        self.forget(changed)
         return changed
 
     async def close(self, environment_id: str, key: str, reason: str | None) -> Session:
         """Close; the first call wins (§4.6). Raises SessionNotFound."""
-        closed = await self._services.state.close_session(
-            environment_id, key, reason=reason, now_ms=self._services.clock.now_ms()
-        )
+        row = await self.fresh(environment_id, key)
+        if row is None:
+            raise SessionNotFound("Session not found")
+        with self._changes(row):
+            closed = await self._services.state.close_session(
+                environment_id, key, reason=reason, now_ms=self._services.clock.now_ms()
+            )
         if closed is None:
             raise SessionNotFound("Session not found")
-        self.forget(closed)
         return closed
+
+    @contextmanager
+    def _changes(self, row: Session) -> Iterator[None]:
+        """Around a change of what a cached row is trusted for."""
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done and len(self._uncertain) < CACHE_ROWS_MAX:
+                self._uncertain.add(row.id)
+            elif not done:
+                # A store that fails that often is no cheaper to keep a cache for.
+                self._cached = False
+                self._rows.clear()
+            self.forget(row)
 
     async def end_and_continue(
         self, environment_id: str, key: str, calling_run_id: str, reason: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
 from everturn.errors import InvalidRequest, TooLarge, Unprocessable
+from everturn.protocol import nesting
+from everturn.protocol.sessions import parse_date
 from everturn.rules import durations, limits
 from everturn.storage.ports.debouncing import Debounce
 
@@ -127,12 +128,19 @@ def payload_of(body: TriggerBody) -> tuple[bytes, str]:
 
 
 def metadata_of(options: TriggerOptions) -> bytes | None:
-    """The metadata as JSON text. Packet text is taken as it is."""
+    """The metadata as JSON text. Packet text is taken as it is.
+
+    Raises InvalidRequest for a text that is no JSON, and TooLarge.
+    """
     value = options.metadata
     if value is None:
         return None
-    as_text = isinstance(value, str) and options.metadata_type is not None
-    data = value.encode() if as_text else msgspec.json.encode(value)
+    if isinstance(value, str) and options.metadata_type is not None:
+        if not _is_json(value):
+            raise InvalidRequest(f"the metadata of type {options.metadata_type!r} is no JSON")
+        data = value.encode()
+    else:
+        data = msgspec.json.encode(value)
     if len(data) > limits.METADATA_BYTES_MAX:
         raise TooLarge(
             f"the metadata is {len(data)} bytes, at most {limits.METADATA_BYTES_MAX}",
@@ -248,15 +256,16 @@ def _date_ms(value: str | int | float) -> int | None:
     if not isinstance(value, str) or not value[:4].isdigit() or "-" not in value:
         return None
     try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
+        return parse_date(value, "")
+    except InvalidRequest:
         return None
-    return round((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _is_json(text: str) -> bool:
+    if nesting.too_deep(text):
+        return False
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return False
     return True

@@ -2,15 +2,18 @@
 
 Completing has two steps, in this order: the token is completed, durably, and then the runs that
 wait on it are woken. A run that suspends does it the other way round: it is suspended first and
-looks at the token afterwards. So one of the two always sees the other. A crash between the two
-steps leaves suspended runs whose token is completed; a repeat of the completion wakes them, and a
-start of the server does (`sweeps/relatives.py`).
+looks at the token afterwards. So one of the two always sees the other. A call that is cut short
+between the two steps, by a store that is away for instance, is made up for by a sweep; a crash
+there leaves suspended runs whose token is completed, and a repeat of the completion wakes them, as
+a start of the server does (`sweeps/relatives.py`).
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UnsetType
@@ -34,6 +37,9 @@ log = logging.getLogger("everturn.waitpoints")
 
 #: What a token's own public token is good for (wire-protocol §3.7).
 TOKEN_S: Final = 24 * 3600
+#: Completions that were cut short, kept for the sweep. Past it the oldest is left to
+#: `sweeps/relatives.py`.
+_UNTOLD_MAX: Final = 10_000
 
 
 class Waitpoints:
@@ -41,6 +47,8 @@ class Waitpoints:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        #: Tokens that may be completed without their runs knowing, oldest first.
+        self._untold: dict[str, None] = {}
 
     async def create(
         self, environment_id: str, body: CreateToken, *, request_key: str | None = None
@@ -74,37 +82,65 @@ class Waitpoints:
     ) -> Waitpoint:
         """Complete a token; one that is completed already stays as it is. Raises NotFound."""
         output, output_type = packet_of(data)
-        done = await self._services.state.complete_waitpoint(
-            environment_id,
-            waitpoint_id,
-            now_ms=self._services.clock.now_ms(),
-            output=output,
-            output_type=output_type,
-        )
+        with self._to_be_told(waitpoint_id):
+            done = await self._services.state.complete_waitpoint(
+                environment_id,
+                waitpoint_id,
+                now_ms=self._services.clock.now_ms(),
+                output=output,
+                output_type=output_type,
+            )
+            if done is not None:
+                # Also for a repeat: the first call may have died before it woke anybody.
+                await self._wake(waitpoint_id)
         if done is None:
             raise NotFound("Waitpoint not found", should_retry=False)
-        # Also for a repeat: the first call may have died before it woke anybody.
-        await self._wake(done[0])
         return done[0]
 
     async def time_out(self, waitpoint: Waitpoint) -> bool:
         """End a token whose time is up. True when this call did."""
         output, output_type = timeout_packet(waitpoint.id)
-        done = await self._services.state.complete_waitpoint(
-            waitpoint.environment_id,
-            waitpoint.id,
-            now_ms=self._services.clock.now_ms(),
-            output=output,
-            output_type=output_type,
-            timed_out=True,
-        )
-        if done is None:
-            return False
-        await self._wake(done[0])
+        with self._to_be_told(waitpoint.id):
+            done = await self._services.state.complete_waitpoint(
+                waitpoint.environment_id,
+                waitpoint.id,
+                now_ms=self._services.clock.now_ms(),
+                output=output,
+                output_type=output_type,
+                timed_out=True,
+            )
+            if done is None:
+                return False
+            await self._wake(waitpoint.id)
         return done[1]
 
-    async def _wake(self, waitpoint: Waitpoint) -> None:
-        for run in await self._services.state.waiting_on_token(waitpoint.id):
+    async def tell_again(self) -> int:
+        """Wake whoever waits for tokens whose completion was cut short; how many such tokens.
+
+        Raises what waking raises; what was not done yet stays remembered.
+        """
+        told = 0
+        for waitpoint_id in list(self._untold):
+            await self._wake(waitpoint_id)
+            self._untold.pop(waitpoint_id, None)
+            told += 1
+        return told
+
+    @contextmanager
+    def _to_be_told(self, waitpoint_id: str) -> Iterator[None]:
+        """Remember the token unless the block is passed to its end."""
+        told = False
+        try:
+            yield
+            told = True
+        finally:
+            if not told:
+                self._untold[waitpoint_id] = None
+                if len(self._untold) > _UNTOLD_MAX:
+                    del self._untold[next(iter(self._untold))]
+
+    async def _wake(self, waitpoint_id: str) -> None:
+        for run in await self._services.state.waiting_on_token(waitpoint_id):
             await self._services.waits.wake_if_over(run)
 
     # --- callback URLs -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from everturn.errors import CursorTrimmed, Unavailable
+from everturn.errors import CursorTrimmed
 from everturn.protocol.link import RecordFrame, Wake
 from everturn.rules import limits
 from everturn.rules.run_states import RunState
@@ -72,14 +72,17 @@ class Waits:
         ended = await self.over(run, run.wait)
         if ended is None:
             return False
+        answered = False
         try:
             woken = await self._services.state.wake_run(
                 run.id, now_ms=self._services.clock.now_ms()
             )
-        except Unavailable:
-            # It may have been woken. Whoever tries again then finds it running, and says nothing.
-            self._services.links.doubt(run)
-            raise
+            answered = True
+        finally:
+            if not answered:
+                # The store was away, or we are cancelled with the link that brought us here: it
+                # may have been woken. Whoever tries again then finds it running, and says nothing.
+                self._services.links.doubt(run)
         if woken is None:
             return False
         log.debug("run.woken", extra={"run_id": run.id, "state": woken.state.value})

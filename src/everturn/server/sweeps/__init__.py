@@ -38,15 +38,19 @@ OFTEN: Final[Mapping[str, Sweep]] = {
     "orphaned_runs": runs.orphaned,
     "unchecked_sessions": runs.unchecked,
     "interrupted_endings": runs.untold,
+    "interrupted_completions": timers.untold,
     "stranded_versions": runs.stranded,
     "expired_runs": runs.expired,
     "overdue_runs": runs.overdue,
     "failed_run_checks": inputs.repeat_checks,
 }
+#: Every `limits.HEARTBEAT_MS`.
+REGULARLY: Final[Mapping[str, Sweep]] = {"disagreements": runs.disagreements}
 _SELDOM_S: Final = 600.0
 #: Every ten minutes.
 SELDOM: Final[Mapping[str, Sweep]] = {
     "input_trims": inputs.trim_all,
+    "superseded_runs": runs.superseded,
     # Beside one that crashed, another server may go on for months without a start.
     "waits_on_finished_runs": relatives.wake_parents,
     "children_of_cancelled_runs": relatives.cancel_children,
@@ -62,6 +66,7 @@ async def run_sweeps(services: Services) -> None:
         # Beside the others: with many sessions it takes a while, and leases do not wait for it.
         tasks.start_soon(_at_start, services)
         tasks.start_soon(_forever, services, OFTEN, _often)
+        tasks.start_soon(_forever, services, REGULARLY, _regularly)
         tasks.start_soon(_forever, services, SELDOM, _seldom)
 
 
@@ -112,6 +117,10 @@ async def _forever(
 
 async def _often(services: Services, repaired: int) -> None:
     await services.clock.sleep(limits.SWEEP_MS / 1000)
+
+
+async def _regularly(services: Services, repaired: int) -> None:
+    await services.clock.sleep(limits.HEARTBEAT_MS / 1000)
 
 
 async def _seldom(services: Services, repaired: int) -> None:

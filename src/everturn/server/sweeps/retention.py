@@ -4,25 +4,20 @@ Kept for `Settings.retention_days` after their end, and longer while something a
 (`storage/ports/retention.py`). What a row leads to goes before the row: a crash in between leaves
 the row, and the next pass does it again. Of several servers one does it.
 
-Streams are trimmed, as channels of sessions are: the stream engine deletes the bytes after its own
-retention. A run's journal went with its end. Part ids of records live as long as their records.
+Streams of runs are deleted whole: nobody finds them without their run, and its id never comes
+again. A run's journal went with its end. Part ids of records live as long as their records.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from everturn.errors import EverturnError, Unavailable
-from everturn.protocol.records import trim_record
+from everturn.protocol.records import ChannelName
 from everturn.server.services.run_streams import channels_of
 
 if TYPE_CHECKING:
     from everturn.server.services import Services
-    from everturn.storage.ports.rows import Run
-
-log = logging.getLogger("everturn.sweeps")
 
 #: Rows of one transaction, and how many of them one pass takes of each kind.
 _BITE: Final = 200
@@ -68,25 +63,14 @@ async def _runs(services: Services, before_ms: int) -> int:
     runs = await services.state.forgettable_runs(
         finished_before_ms=before_ms, now_ms=services.clock.now_ms(), limit=_BITE
     )
-    empty = [run.id for run in runs if await _empty_streams(services, run)]
+    channels = {run.id: frozenset(channels_of(run)) for run in runs}
+    streams = sorted(frozenset[ChannelName]().union(*channels.values()))
+    gone = await services.streams.forget(streams) if streams else frozenset()
+    # A run whose stream is read just now, or could not be deleted, stays until the next pass.
+    empty = [run_id for run_id, names in channels.items() if names <= gone]
     if empty:
         await services.state.forget_runs(empty)
-    return len(runs)
-
-
-async def _empty_streams(services: Services, run: Run) -> bool:
-    """False when a stream cannot be read: its run stays, and holds up none of the others."""
-    try:
-        for channel in channels_of(run):
-            bounds = await services.streams.bounds(channel)
-            if bounds.first < bounds.tail:
-                await services.streams.append(channel, [trim_record(bounds.tail)])
-    except Unavailable:
-        raise
-    except EverturnError as error:
-        log.error("run.not_forgotten", extra={"run_id": run.id, "error": error.code})
-        return False
-    return True
+    return len(empty)
 
 
 async def _packets(services: Services, before_ms: int) -> int:

@@ -18,6 +18,7 @@ log = logging.getLogger("everturn.sweeps")
 
 #: Rows looked after in one pass of one sweep.
 _ROWS_MAX: Final = 500
+_STUCK: Final = frozenset({RunState.QUEUED, RunState.SUSPENDED})
 
 
 async def expired_workers(services: Services) -> int:
@@ -51,6 +52,11 @@ async def expect_workers(services: Services) -> int:
         for worker in await services.state.live_workers(environment.id, now_ms=now_ms):
             services.links.expect(worker.id)
     return 0
+
+
+async def disagreements(services: Services) -> int:
+    """Runs that only their worker believes to be its own, or only the state does."""
+    return await services.links.agree()
 
 
 async def unstarted(services: Services) -> int:
@@ -109,6 +115,20 @@ async def stranded(services: Services) -> int:
     return moved
 
 
+async def superseded(services: Services) -> int:
+    """Runs that were swapped from outside, and that a crash kept from being ended then.
+
+    No record wakes them any more and nobody claims them, so they would stay for ever. One that
+    swapped itself and goes on to its end is RUNNING, and is let be (rulings §1.11).
+    """
+    ended = 0
+    for run in await services.state.superseded_runs(limit=_ROWS_MAX):
+        session = await services.state.session(run.environment_id, run.session_id or "")
+        if session is not None:
+            ended += await services.dispatch.retire(session, run, only_from=_STUCK)
+    return ended
+
+
 async def expired(services: Services) -> int:
     """Runs that nobody claimed within their time to live (tasks-and-runs §4.5)."""
     ended = 0
@@ -132,10 +152,6 @@ async def overdue(services: Services) -> int:
     """Runs past their longest duration that their worker did not stop."""
     ended = 0
     for run in (await services.state.overdue_runs(now_ms=services.clock.now_ms()))[:_ROWS_MAX]:
-        if run.session_id is not None:
-            session = await services.state.session(run.environment_id, run.session_id)
-            if session is not None and session.current_run_id == run.id:
-                await services.outbox.fence_off(session, run)
         gone = await services.finishing.end(
             run,
             RunEvent.TIME_OUT,

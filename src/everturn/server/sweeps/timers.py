@@ -28,6 +28,11 @@ async def due(services: Services) -> int:
     return woken
 
 
+async def untold(services: Services) -> int:
+    """Completions of tokens that were cut short before whoever waited was woken."""
+    return await services.waitpoints.tell_again()
+
+
 async def until_due(services: Services, woken: int) -> None:
     """Sleep until something is due, at most a sweep interval, or until an earlier one appears.
 

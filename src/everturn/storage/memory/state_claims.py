@@ -156,6 +156,20 @@ class Claims(Workers):
             and self._since[run.id] + run.max_duration_s * 1000 + OVERDUE_GRACE_MS < now_ms
         )
 
+    async def superseded_runs(self, *, limit: int) -> Sequence[Run]:
+        self._check_open()
+        on_input = [
+            run
+            for run in self._in_states(RunState.SUSPENDED)
+            if run.wait is not None and run.wait.kind == "channel"
+        ]
+        stuck = {
+            run.id
+            for run in (*self._in_states(RunState.QUEUED), *on_input)
+            if self._superseded(run)
+        }
+        return tuple(run for run in self._runs.values() if run.id in stuck)[:limit]
+
 
 def _place(run: Run) -> tuple[int, int]:
     """Where a run stands in its queue; runs of one place keep the order they were made in."""

@@ -26,6 +26,7 @@ from everturn.storage.ports.rows import (
     check_streams,
     is_delayed,
 )
+from everturn.storage.ports.texts import check_texts
 
 #: The scope of keys of one HTTP call; an idempotency key has its task for a scope.
 REQUEST = "request"
@@ -153,9 +154,13 @@ class Runs(Tables):
         mine = [run for run in self._runs.values() if run.environment_id == environment_id]
         return page_of(mine, matches, limit=limit, after=after, before=before)
 
-    async def children(self, run_id: str) -> Sequence[Run]:
+    async def children(self, run_id: str, *, limit: int, alive: bool = False) -> Sequence[Run]:
         self._check_open()
-        return tuple(self._runs[child] for child in self._children.get(run_id, ()))
+        started = (self._runs[child] for child in self._children.get(run_id, ()))
+        wanted = [run for run in started if not (alive and run.state in FINAL)]
+        return tuple(
+            changed(run, payload=b"", boot_input=None, output=None) for run in wanted[:limit]
+        )
 
     # --- moves -------------------------------------------------------------------------------
 
@@ -262,6 +267,7 @@ class Runs(Tables):
         only_from: frozenset[RunState] | None = None,
     ) -> Run | None:
         self._check_open()
+        check_texts(output_type=output_type)
         run = self._guarded(run_id, event, fence=fence, only_from=only_from)
         if run is None:
             return None
@@ -300,6 +306,7 @@ class Runs(Tables):
     async def add_tags(
         self, environment_id: str, run_id: str, tags: Sequence[str], *, now_ms: int
     ) -> Run | None:
+        check_texts(tags=tags)
         run = await self.run(environment_id, run_id)
         if run is None:
             return None
@@ -317,6 +324,7 @@ class Runs(Tables):
     async def note_stream(
         self, environment_id: str, run_id: str, stream: str, *, now_ms: int
     ) -> Run | None:
+        check_texts(stream=stream)
         run = await self.run(environment_id, run_id)
         if run is None or stream in run.streams:
             return run
@@ -336,6 +344,7 @@ class Runs(Tables):
         self, run_id: str, position: int, key: str, result: bytes, *, fence: int
     ) -> bool:
         self._check_open()
+        check_texts(key=key)
         run = self._runs.get(run_id)
         if run is None or run.fence != fence or run.state in FINAL:
             return False

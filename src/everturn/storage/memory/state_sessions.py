@@ -18,6 +18,7 @@ from everturn.storage.ports.rows import (
     Session,
     SessionFilter,
 )
+from everturn.storage.ports.texts import check_texts
 
 
 class Sessions(Tables):
@@ -111,6 +112,7 @@ class Sessions(Tables):
         clear_metadata: bool = False,
     ) -> Session | None:
         self._check_open()
+        check_texts(tags=tags)
         session = self._find_session(environment_id, key)
         if session is None:
             return None
@@ -126,6 +128,7 @@ class Sessions(Tables):
         self, environment_id: str, key: str, *, reason: str | None, now_ms: int
     ) -> Session | None:
         self._check_open()
+        check_texts(reason=reason)
         session = self._find_session(environment_id, key)
         if session is None or session.closed_at_ms is not None:
             return session

@@ -29,6 +29,7 @@ from everturn.storage.ports.rows import (
     Worker,
     queued_run,
 )
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.ports.waitpoints import Waitpoint
 
 Row = TypeVar("Row", Session, Run, Waitpoint)
@@ -199,6 +200,7 @@ def page_of(
 
     Raises InvalidRequest for a cursor that names none of `rows`, or for two cursors.
     """
+    check_texts(after=after, before=before)
     if after is not None and before is not None:
         raise InvalidRequest("a page is named by one cursor, after or before, not by both")
     # Sorting is stable: rows of the same millisecond stay in the order they were made.

@@ -8,7 +8,8 @@ from everturn.errors import Conflict
 from everturn.ids import internal_id
 from everturn.rules.run_states import RESIDENT
 from everturn.storage.memory.state_tables import Tables, changed
-from everturn.storage.ports.rows import ApiKey, Environment, Run, TaskVersion, Worker
+from everturn.storage.ports.rows import ApiKey, Environment, Holding, Run, TaskVersion, Worker
+from everturn.storage.ports.texts import check_texts
 
 #: Removed workers that are remembered, so that one that comes back is known (newest kept).
 DEPARTED_MAX = 10_000
@@ -58,7 +59,7 @@ class Environments(Tables):
     async def revoke_key(self, environment_id: str, key_id: str, *, now_ms: int) -> bool:
         self._check_open()
         for key in await self.keys(environment_id):
-            if key.id == key_id and key.revoked_at_ms is None:
+            if key.id == key_id and (key.revoked_at_ms is None or key.revoked_at_ms > now_ms):
                 self._keys[key.sha256] = changed(key, revoked_at_ms=now_ms)
                 return True
         return False
@@ -76,6 +77,7 @@ class Workers(Tables):
         now_ms: int,
     ) -> None:
         self._check_open()
+        check_texts(queues=queues)
         known = worker.id in self._workers or worker.id in self._departed
         self._departed.pop(worker.id, None)
         self._workers[worker.id] = worker
@@ -129,6 +131,10 @@ class Workers(Tables):
     async def held_runs(self, worker_id: str) -> Sequence[Run]:
         self._check_open()
         return tuple(run for run in self._in_states(*RESIDENT) if run.worker_id == worker_id)
+
+    async def holdings(self, worker_id: str) -> Sequence[Holding]:
+        held = await self.held_runs(worker_id)
+        return tuple(Holding(run_id=run.id, fence=run.fence, state=run.state) for run in held)
 
     async def worker(self, worker_id: str) -> Worker | None:
         self._check_open()

@@ -196,6 +196,15 @@ class MemoryStreams:
         place = self._channels.setdefault(channel, _Channel())
         return MemorySubscription(place, after, self._check_open)
 
+    async def forget(self, channels: Sequence[ChannelName]) -> frozenset[ChannelName]:
+        """See the port."""
+        await self._checkpoint()
+        waited_at = {name for name, place in self._channels.items() if place.waiting}
+        gone = frozenset(channels) - waited_at
+        for name in gone:
+            self._channels.pop(name, None)
+        return gone
+
     async def recent_channels(self) -> Iterable[ChannelName]:
         """All channels: with this engine, a crash leaves none."""
         await self._checkpoint()

@@ -21,6 +21,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from everturn.errors import Unavailable
+from everturn.storage.folders import make_folders, sync_folder
 from everturn.storage.objects.names import checked_name
 
 #: Object names never start with a dot, so this cannot be the folder of one.
@@ -34,7 +35,7 @@ class FileObjects:
         """Use `folder`, making it when it is missing. Raises OSError when that cannot be done."""
         self._folder = folder.absolute()
         self._writing = self._folder / _WRITING
-        _make_folders(self._writing)
+        make_folders(self._writing)
         # Held for as long as this object lives.
         lock = os.open(self._writing / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         self._unlock = weakref.finalize(self, os.close, lock)
@@ -73,7 +74,7 @@ class FileObjects:
 
 
 def _write(writing: Path, target: Path, data: bytes) -> None:
-    _make_folders(target.parent)
+    make_folders(target.parent)
     handle, temporary = tempfile.mkstemp(dir=writing)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -84,7 +85,7 @@ def _write(writing: Path, target: Path, data: bytes) -> None:
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _remove_leftovers(writing: Path, lock: int) -> None:
@@ -104,23 +105,4 @@ def _delete(target: Path) -> None:
         target.unlink()
     except (FileNotFoundError, NotADirectoryError):
         return
-    _sync_folder(target.parent)
-
-
-def _make_folders(folder: Path) -> None:
-    """Make a folder and its parents, each synced into the one above it."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for made in reversed(missing):
-        made.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(made.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(target.parent)

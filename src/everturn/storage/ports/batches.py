@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from everturn.storage.ports.texts import Texts
+
 if TYPE_CHECKING:
     from everturn.storage.ports.rows import Run
 
 
-class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+class NewBatch(Texts, frozen=True, kw_only=True):
     id: str  # batch_…
     run_count: int
     parent_run_id: str | None = None

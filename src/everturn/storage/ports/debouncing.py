@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from everturn.rules.run_states import RunState
+from everturn.storage.ports.texts import Texts
 
 if TYPE_CHECKING:
     from everturn.storage.ports.rows import NewRun, Run
 
 
-class Debounce(msgspec.Struct, frozen=True, kw_only=True):
+class Debounce(Texts, frozen=True, kw_only=True):
     """How a trigger is debounced."""
 
     #: Names the run within its environment and task.

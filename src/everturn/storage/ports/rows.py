@@ -16,6 +16,7 @@ from everturn.protocol.records import InputCursor
 from everturn.rules import limits
 from everturn.rules.run_states import RunState
 from everturn.storage.ports.debouncing import Debounce, expiry_ms
+from everturn.storage.ports.texts import Texts
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 WaitKind = Literal["channel", "until", "run", "token"]
 
 
-class Wait(msgspec.Struct, frozen=True, kw_only=True):
+class Wait(Texts, frozen=True, kw_only=True):
     """What a suspended run waits for. Any wait may also have an end: `until_ms`.
 
     * channel: a record of its session's `in` with `seq_num > after` (`ref` is the session key)
@@ -95,7 +96,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int | None = None
 
 
-class NewRun(msgspec.Struct, frozen=True, kw_only=True):
+class NewRun(Texts, frozen=True, kw_only=True):
     id: str
     task_id: str
     payload: bytes  # JSON text (or packet text by payload_type)
@@ -191,6 +192,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     finished_at_ms: int | None = None
 
 
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is a worker's by its row, without what it carries."""
+
+    run_id: str
+    fence: int
+    state: RunState
+
+
 def queued_run(environment_id: str, new: NewRun, *, now_ms: int) -> Run:
     """The row a new run starts as, on every engine: QUEUED, nothing claimed, nothing tried."""
     return Run(
@@ -230,7 +239,7 @@ def queued_run(environment_id: str, new: NewRun, *, now_ms: int) -> Run:
     )
 
 
-class NewSession(msgspec.Struct, frozen=True, kw_only=True):
+class NewSession(Texts, frozen=True, kw_only=True):
     id: str
     external_id: str | None
     type: str
@@ -248,7 +257,7 @@ class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
     run_created: bool
 
 
-class TaskVersion(msgspec.Struct, frozen=True, kw_only=True):
+class TaskVersion(Texts, frozen=True, kw_only=True):
     """One task as one version of the code declares it."""
 
     task_id: str
@@ -259,7 +268,7 @@ class TaskVersion(msgspec.Struct, frozen=True, kw_only=True):
     config: Mapping[str, Any] = {}
 
 
-class Worker(msgspec.Struct, frozen=True, kw_only=True):
+class Worker(Texts, frozen=True, kw_only=True):
     id: str  # made by the worker process, new at each start of it
     environment_id: str
     version: str
@@ -269,7 +278,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
 
 
-class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
+class SessionFilter(Texts, frozen=True, kw_only=True):
     types: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()  # any of
     task_ids: tuple[str, ...] = ()
@@ -279,7 +288,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     created_to_ms: int | None = None
 
 
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+class RunFilter(Texts, frozen=True, kw_only=True):
     states: tuple[RunState, ...] = ()
     #: Of QUEUED runs only those whose delay lies ahead at `delayed_at_ms` (True), or all others.
     delayed: bool | None = None

@@ -6,8 +6,9 @@ change nothing when the run has moved on, answering None or False instead of rai
 are `rules/run_states.TRANSITIONS`; an engine uses `run_states.sources(event)` in its guards.
 
 Rows handed out are snapshots, frozen. Times are milliseconds since the epoch, and always handed
-in by the caller. Environment ids are checked by every verb that takes one: a row of another
-environment is as if it did not exist (P-12).
+in by the caller. Values are kept byte for byte; a name that holds a NUL is refused by every verb
+that stores it or lists by it (`texts.py`: InvalidRequest). Environment ids are checked by every
+verb that takes one: a row of another environment is as if it did not exist (P-12).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from everturn.storage.ports.retention import RetentionStore
 from everturn.storage.ports.rows import (
     ApiKey,
     Environment,
+    Holding,
     MakeRun,
     NewRun,
     NewSession,
@@ -70,7 +72,12 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
         """All keys of an environment, revoked ones too, newest first."""
         ...
 
-    async def revoke_key(self, environment_id: str, key_id: str, *, now_ms: int) -> bool: ...
+    async def revoke_key(self, environment_id: str, key_id: str, *, now_ms: int) -> bool:
+        """Revoke a key as of `now_ms`; one that was revoked later is revoked earlier now.
+
+        False when there is no such key, or it was revoked by then.
+        """
+        ...
 
     # --- tasks, workers, queues --------------------------------------------------------------
 
@@ -103,6 +110,10 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
 
     async def held_runs(self, worker_id: str) -> Sequence[Run]:
         """The runs that are a worker's by their rows: RESIDENT ones, in no particular order."""
+        ...
+
+    async def holdings(self, worker_id: str) -> Sequence[Holding]:
+        """The same runs, named only: cheap enough to be asked for again and again."""
         ...
 
     async def worker(self, worker_id: str) -> Worker | None: ...
@@ -254,7 +265,13 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
         before: str | None = None,
     ) -> Page[Run]: ...
 
-    async def children(self, run_id: str) -> Sequence[Run]: ...
+    async def children(self, run_id: str, *, limit: int, alive: bool = False) -> Sequence[Run]:
+        """The first `limit` runs that a run started, oldest first; with `alive` those not final.
+
+        Without what they carry, which may be large and is not what they are asked for: `payload`
+        is empty, `boot_input` and `output` are None.
+        """
+        ...
 
     async def claim_runs(self, worker_id: str, *, limit: int, now_ms: int) -> Sequence[Run]:
         """Give eligible runs to a worker: at most `limit`, each with a slot of its queue.
@@ -375,6 +392,11 @@ class StateStore(WaitpointStore, BatchStore, RetentionStore, Protocol):
 
     async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
         """RUNNING runs past their `max_duration_s` plus a minute: their worker did not stop them."""
+        ...
+
+    async def superseded_runs(self, *, limit: int) -> Sequence[Run]:
+        """Runs that nothing will ever move: their session has gone on with another run, and they
+        are QUEUED, or SUSPENDED until a record of the session comes. Oldest first."""
         ...
 
     async def set_metadata(

@@ -158,6 +158,16 @@ class StreamStore(Protocol):
         """
         ...
 
+    async def forget(self, channels: Sequence[ChannelName]) -> frozenset[ChannelName]:
+        """Delete channels, with everything there is of them; those of which nothing is left.
+
+        For channels whose names are never used again. One that is being written, or waited at, is
+        left as it is, and one that could not be deleted in a few seconds may be deleted later:
+        call again, it is harmless. While a channel is being deleted, other calls that name it
+        may raise Unavailable; afterwards it is unknown, as if it had never been.
+        """
+        ...
+
     async def recent_channels(self) -> Iterable[ChannelName]:
         """Channels that may have been written shortly before a crash: what a sweep looks at."""
         ...

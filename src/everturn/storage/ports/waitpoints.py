@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
+from everturn.storage.ports.texts import Texts
+
 if TYPE_CHECKING:
     from everturn.storage.ports.rows import Page, Run
 
 WaitpointStatus = Literal["WAITING", "COMPLETED", "TIMED_OUT"]
 
 
-class NewWaitpoint(msgspec.Struct, frozen=True, kw_only=True):
+class NewWaitpoint(Texts, frozen=True, kw_only=True):
     id: str  # waitpoint_…
     tags: tuple[str, ...] = ()
     timeout_at_ms: int | None = None
@@ -70,7 +72,7 @@ def pending_waitpoint(environment_id: str, new: NewWaitpoint, *, now_ms: int) ->
     )
 
 
-class WaitpointFilter(msgspec.Struct, frozen=True, kw_only=True):
+class WaitpointFilter(Texts, frozen=True, kw_only=True):
     statuses: tuple[WaitpointStatus, ...] = ()  # any of
     tags: tuple[str, ...] = ()  # any of
     idempotency_key: str | None = None

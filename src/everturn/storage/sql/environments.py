@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, or_, select, update
 
 from everturn.errors import Conflict
 from everturn.ids import internal_id
@@ -63,6 +63,6 @@ def revoke_key(tx: Tx, environment_id: str, key_id: str, *, now_ms: int) -> bool
     revoke = update(api_keys).where(
         api_keys.c.environment_id == environment_id,
         api_keys.c.id == key_id,
-        api_keys.c.revoked_at_ms.is_(None),
+        or_(api_keys.c.revoked_at_ms.is_(None), api_keys.c.revoked_at_ms > now_ms),
     )
     return tx.change(revoke.values(revoked_at_ms=now_ms)) > 0

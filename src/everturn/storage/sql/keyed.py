@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Row, Table, select, update
 
+from everturn.errors import Unavailable
 from everturn.storage.sql.tables import Values
-from everturn.storage.sql.transaction import Tx
+from everturn.storage.sql.transaction import KEY_ROUNDS_MAX, Tx
 
 
 def insert_keyed(tx: Tx, table: Table, values: Values, *, now_ms: int) -> Row[Any] | None:
@@ -19,15 +20,15 @@ def insert_keyed(tx: Tx, table: Table, values: Values, *, now_ms: int) -> Row[An
 
     The unique column decides between two that race: the loser waits for the winner's commit.
     """
-    if tx.insert_new(table, values):
-        return None
     same_key = (table.c.environment_id == values["environment_id"]) & (
         table.c.active_key == values["active_key"]
     )
-    held = tx.row(select(table).where(same_key).with_for_update())
-    if held is not None:
+    holder = select(table).where(same_key).with_for_update()
+    for _ in range(KEY_ROUNDS_MAX):
+        held = tx.insert_or_lock(table, values, holder)
+        if held is None:
+            return None
         if held.idempotency_expires_ms is None or held.idempotency_expires_ms > now_ms:
             return held
         tx.change(update(table).where(table.c.id == held.id).values(active_key=None))
-    tx.change(table.insert().inline(), values)
-    return None
+    raise Unavailable(f"a key of {table.name} changed hands too often meanwhile")

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Row, Table, select, tuple_
 
 from everturn.errors import InvalidRequest
 from everturn.storage.ports.rows import Page, Run, Session
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.ports.waitpoints import Waitpoint
 from everturn.storage.sql.transaction import Tx
 
@@ -30,6 +31,7 @@ def page_of(
 
     Raises InvalidRequest for a cursor that names no row of this environment, or for two cursors.
     """
+    check_texts(after=after, before=before)
     if after is not None and before is not None:
         raise InvalidRequest("a page is named by one cursor, after or before, not by both")
     place = tuple_(table.c.created_at_ms, table.c.seq)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from everturn.clock import Clock
-from everturn.errors import Conflict, Unavailable
+from everturn.errors import Conflict, InvalidRequest, Unavailable
 from everturn.storage.sql.transaction import Settings, Tx
 
 P = ParamSpec("P")
@@ -93,7 +93,10 @@ def _sqlstate(error: DBAPIError) -> str | None:
     return state
 
 
-def _translated(error: DBAPIError) -> Unavailable | Conflict:
+def _translated(error: DBAPIError) -> Unavailable | Conflict | InvalidRequest:
     if isinstance(error, IntegrityError):
         return Conflict(f"the state database refused: {error.orig}")
+    if isinstance(error, DataError) and "NUL" in str(error.orig):
+        # Of what is looked for: what is stored was checked before (`ports/texts.py`).
+        return InvalidRequest("what is asked for holds a NUL character (U+0000)")
     return Unavailable(f"the state database failed: {error.orig}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import ColumnElement, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, LargeBinary, and_, bindparam, literal, null, or_, select
 
 from everturn.errors import Unprocessable
 from everturn.rules import limits
 from everturn.rules.run_states import FINAL, RunState
 from everturn.storage.ports.rows import Page, Run, RunFilter, check_streams
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.sql.pages import page_of
 from everturn.storage.sql.rows import run_of
 from everturn.storage.sql.runs import lock_run, save, set_tags
@@ -17,7 +18,19 @@ from everturn.storage.sql.tables import in_states, run_tags, runs
 from everturn.storage.sql.tables import journal as journal_table
 from everturn.storage.sql.transaction import Tx
 
-_CHILDREN = select(runs).where(runs.c.parent_run_id == bindparam("parent_")).order_by(runs.c.seq)
+#: What a run carries, and what stands there when it is not read.
+_CARRIED = {
+    "payload": literal(b"", LargeBinary),
+    "boot_input": null(),
+    "output": null(),
+}
+_CHILDREN = (
+    select(*(_CARRIED[c.name].label(c.name) if c.name in _CARRIED else c for c in runs.c))
+    .where(runs.c.parent_run_id == bindparam("parent_"))
+    .order_by(runs.c.seq)
+    .limit(bindparam("limit_"))
+)
+_CHILDREN_ALIVE = _CHILDREN.where(in_states(*(state for state in RunState if state not in FINAL)))
 _JOURNAL = (
     select(journal_table.c.position, journal_table.c.key, journal_table.c.result)
     .where(journal_table.c.run_id == bindparam("run_"))
@@ -82,8 +95,10 @@ def _conditions(where: RunFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def children(tx: Tx, run_id: str) -> Sequence[Run]:
-    return tuple(run_of(row) for row in tx.rows(_CHILDREN, {"parent_": run_id}))
+def children(tx: Tx, run_id: str, *, limit: int, alive: bool) -> Sequence[Run]:
+    found = _CHILDREN_ALIVE if alive else _CHILDREN
+    rows = tx.rows(found, {"parent_": run_id, "limit_": limit})
+    return tuple(run_of(row) for row in rows)
 
 
 def set_metadata(
@@ -103,6 +118,7 @@ def set_metadata(
 def add_tags(
     tx: Tx, environment_id: str, run_id: str, tags: Sequence[str], *, now_ms: int
 ) -> Run | None:
+    check_texts(tags=tags)
     run = lock_run(tx, run_id)
     if run is None or run.environment_id != environment_id:
         return None
@@ -120,6 +136,7 @@ def add_tags(
 def note_stream(
     tx: Tx, environment_id: str, run_id: str, stream: str, *, now_ms: int
 ) -> Run | None:
+    check_texts(stream=stream)
     run = lock_run(tx, run_id)
     if run is None or run.environment_id != environment_id:
         return None
@@ -134,6 +151,7 @@ def journal(tx: Tx, run_id: str) -> Sequence[tuple[int, str, bytes]]:
 
 
 def journal_put(tx: Tx, run_id: str, position: int, key: str, result: bytes, *, fence: int) -> bool:
+    check_texts(key=key)
     run = lock_run(tx, run_id)
     if run is None or run.fence != fence or run.state in FINAL:
         return False

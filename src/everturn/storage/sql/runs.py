@@ -12,12 +12,13 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, delete, select, update
+from sqlalchemy import Row, Select, bindparam, delete, select, update
 
 from everturn.protocol.records import InputCursor
 from everturn.rules.run_states import KEY_FREEING, RunEvent, RunState, next_state, sources
 from everturn.storage.ports.debouncing import expiry_ms, pushed
 from everturn.storage.ports.rows import NewRun, Run, Wait, queued_run
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.sql.cursors import advance_cursor
 from everturn.storage.sql.rows import optional, packed, run_of, run_values, wait_values
 from everturn.storage.sql.slots import Slots
@@ -104,13 +105,17 @@ def _debounced(tx: Tx, environment_id: str, new: NewRun, *, now_ms: int) -> Run 
     """The delayed run of the call's key, moved; else the key is the new run's, and None."""
     if new.debounce is None:
         return None
-    scope, key = f"debounce:{new.task_id}", new.debounce.key
-    row = {"environment_id": environment_id, "scope": scope, "key": key}
-    mine = {**row, "run_id": new.id, "expires_ms": None}
-    if tx.insert_new(run_keys, mine):
+    mine = {
+        "environment_id": environment_id,
+        "scope": f"debounce:{new.task_id}",
+        "key": new.debounce.key,
+        "run_id": new.id,
+        "expires_ms": None,
+    }
+    held = _insert_or_lock(tx, mine)
+    if held is None:
         return None
-    held = tx.row(_KEY_LOCKED, {"environment_": environment_id, "scope_": scope, "key_": key})
-    run = None if held is None else lock_run(tx, held.run_id)
+    run = lock_run(tx, held.run_id)
     changes = None if run is None else pushed(run, new, now_ms=now_ms)
     if run is None or changes is None:
         tx.upsert(run_keys, mine)
@@ -146,16 +151,26 @@ def _take_key(
     """
     row = {"environment_id": environment_id, "scope": scope, "key": key}
     mine = {**row, "run_id": run_id, "expires_ms": expires_ms}
-    if tx.insert_new(run_keys, mine):
+    held = _insert_or_lock(tx, mine)
+    if held is None:
         return None
-    held = tx.row(_KEY_LOCKED, {"environment_": environment_id, "scope_": scope, "key_": key})
-    if held is not None and (held.expires_ms is None or held.expires_ms > now_ms):
+    if held.expires_ms is None or held.expires_ms > now_ms:
         holder = find_run(tx, held.run_id)
         # A request key belongs to one HTTP call over its retries, however its run ended.
         if holder is not None and (scope == REQUEST or holder.state not in KEY_FREEING):
             return holder
     tx.upsert(run_keys, mine)
     return None
+
+
+def _insert_or_lock(tx: Tx, mine: Values) -> Row[Any] | None:
+    """Insert the row of a key, or answer the one that is there, locked. None: inserted."""
+    named = {
+        "environment_": mine["environment_id"],
+        "scope_": mine["scope"],
+        "key_": mine["key"],
+    }
+    return tx.insert_or_lock(run_keys, mine, _KEY_LOCKED, named)
 
 
 def release_key(tx: Tx, environment_id: str, task_id: str, key: str) -> bool:
@@ -340,6 +355,7 @@ def finish_run(
     cursor: InputCursor | None,
     only_from: frozenset[RunState] | None,
 ) -> Run | None:
+    check_texts(output_type=output_type)
     run = _guarded(tx, run_id, event, fence, only_from)
     if run is None:
         return None

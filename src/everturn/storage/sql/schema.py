@@ -32,13 +32,16 @@ SchemaState = Literal["current", "behind", "ahead", "empty"]
 
 #: Of PostgreSQL's advisory lock: two servers that start at once migrate one after the other.
 _LOCK: Final = 0x6576_6572
+_SQLITE: Final = "sqlite:///"
 
 
 def parsed_url(url: str) -> URL:
     """The database a setting names, with our driver. Raises ConfigurationError."""
     try:
-        parsed = make_url(url)
-    except ArgumentError:
+        # What follows is the path as it is, as for streams: a folder may be called anything.
+        file = url.removeprefix(_SQLITE) if url.startswith(_SQLITE) else None
+        parsed = make_url(url) if file is None else URL.create("sqlite", database=file)
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigurationError("the database URL is not a URL") from None
     name = parsed.get_backend_name()
     if name == "sqlite":

@@ -25,6 +25,7 @@ from everturn.storage.ports.rows import (
     Session,
     SessionFilter,
 )
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.sql.pages import page_of
 from everturn.storage.sql.rows import optional, packed, session_of, session_values
 from everturn.storage.sql.runs import find_run, insert_run
@@ -222,6 +223,7 @@ def update_session(
     metadata: Mapping[str, Any] | None,
     clear_metadata: bool,
 ) -> Session | None:
+    check_texts(tags=tags)
     found = _find(tx, environment_id, key, lock=True)
     if found is None:
         return None
@@ -247,6 +249,7 @@ def _set_tags(tx: Tx, session_id: str, tags: Sequence[str]) -> None:
 def close_session(
     tx: Tx, environment_id: str, key: str, *, reason: str | None, now_ms: int
 ) -> Session | None:
+    check_texts(reason=reason)
     found = _find(tx, environment_id, key, lock=True)
     if found is None or found.closed_at_ms is not None:
         return found

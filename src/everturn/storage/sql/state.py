@@ -20,6 +20,7 @@ from everturn.storage.ports.batches import Batch, NewBatch
 from everturn.storage.ports.rows import (
     ApiKey,
     Environment,
+    Holding,
     MakeRun,
     NewRun,
     NewSession,
@@ -163,6 +164,9 @@ class SqlState(SqlDetails, SqlRetention):
 
     async def held_runs(self, worker_id: str) -> Sequence[Run]:
         return await self._db.read(workers.runs_held, worker_id)
+
+    async def holdings(self, worker_id: str) -> Sequence[Holding]:
+        return await self._db.read(workers.holdings, worker_id)
 
     async def worker(self, worker_id: str) -> Worker | None:
         return await self._db.read(workers.worker, worker_id)
@@ -308,8 +312,8 @@ class SqlState(SqlDetails, SqlRetention):
             run_details.list_runs, environment_id, where, limit=limit, after=after, before=before
         )
 
-    async def children(self, run_id: str) -> Sequence[Run]:
-        return await self._db.read(run_details.children, run_id)
+    async def children(self, run_id: str, *, limit: int, alive: bool = False) -> Sequence[Run]:
+        return await self._db.read(run_details.children, run_id, limit=limit, alive=alive)
 
     async def claim_runs(self, worker_id: str, *, limit: int, now_ms: int) -> Sequence[Run]:
         return await self._db.write(claims.claim_runs, worker_id, limit=limit, now_ms=now_ms)
@@ -404,6 +408,9 @@ class SqlState(SqlDetails, SqlRetention):
 
     async def overdue_runs(self, *, now_ms: int) -> Sequence[Run]:
         return await self._db.read(sweeps.overdue_runs, now_ms=now_ms)
+
+    async def superseded_runs(self, *, limit: int) -> Sequence[Run]:
+        return await self._db.read(sweeps.superseded_runs, limit=limit)
 
     # --- wait tokens -----------------------------------------------------------------------------
     async def create_waitpoint(

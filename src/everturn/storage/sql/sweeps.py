@@ -15,7 +15,7 @@ from everturn.rules import limits
 from everturn.rules.run_states import RESIDENT, RunState
 from everturn.storage.ports.rows import Run
 from everturn.storage.sql.rows import run_of
-from everturn.storage.sql.tables import Values, in_states, runs, version_tasks, workers
+from everturn.storage.sql.tables import Values, in_states, runs, sessions, version_tasks, workers
 from everturn.storage.sql.transaction import Tx
 from everturn.storage.sql.waitpoints import next_timeout_ms
 from everturn.storage.sql.workers import runs_held
@@ -75,6 +75,20 @@ _OVERDUE = select(runs).where(
     in_states(RunState.RUNNING),
     runs.c.max_duration_s.is_not(None),
     runs.c.since_ms + runs.c.max_duration_s * 1000 + OVERDUE_GRACE_MS < bindparam("now_"),
+)
+
+_SUPERSEDED = (
+    select(runs)
+    .join(sessions, sessions.c.id == runs.c.session_id)
+    .where(
+        sessions.c.current_run_id != runs.c.id,
+        or_(
+            in_states(RunState.QUEUED),
+            and_(in_states(RunState.SUSPENDED), runs.c.wait_kind == "channel"),
+        ),
+    )
+    .order_by(runs.c.seq)
+    .limit(bindparam("limit_"))
 )
 
 
@@ -144,3 +158,7 @@ def stranded_runs(tx: Tx, *, queued_before_ms: int, now_ms: int) -> Sequence[Run
 
 def overdue_runs(tx: Tx, *, now_ms: int) -> Sequence[Run]:
     return _found(tx, _OVERDUE, {"now_": now_ms})
+
+
+def superseded_runs(tx: Tx, *, limit: int) -> Sequence[Run]:
+    return _found(tx, _SUPERSEDED, {"limit_": limit})

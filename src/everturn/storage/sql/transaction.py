@@ -20,6 +20,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Typ
 from sqlalchemy import Connection, CursorResult, Executable, Row, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from everturn.errors import Unavailable
 from everturn.ids import Ids
 from everturn.storage.sql.tables import Values
 
@@ -29,6 +30,8 @@ R = TypeVar("R")
 #: From this environment limit on, slots of the environment are not counted at all: counting
 #: that many rows at each claim would cost more than the limit protects.
 UNCOUNTED: Final = 1_000_000
+#: How often one key may change hands while a verb looks for who holds it.
+KEY_ROUNDS_MAX: Final = 8
 
 
 class Settings(NamedTuple):
@@ -70,6 +73,25 @@ class Tx(NamedTuple):
         # Asked by RETURNING, because not every driver counts the rows of such an insert.
         made = insert.on_conflict_do_nothing().returning(*table.primary_key.columns)
         return self.row(made, values) is not None
+
+    def insert_or_lock(
+        self, table: Table, values: Values, holder: Executable, named: Values | None = None
+    ) -> Row[Any] | None:
+        """Insert a row, or answer the row that stands in its way, locked. None: inserted.
+
+        Between the insert that was refused and the look at `holder`, which must lock, that row may
+        have gone and another come. Neither may be written over: whoever made it was told that it
+        is theirs. So it is all done again until one of the two is true.
+
+        Raises Unavailable when it was not in KEY_ROUNDS_MAX rounds.
+        """
+        for _ in range(KEY_ROUNDS_MAX):
+            if self.insert_new(table, values):
+                return None
+            held = self.row(holder, named)
+            if held is not None:
+                return held
+        raise Unavailable(f"a key of {table.name} changed hands too often meanwhile")
 
     def upsert(self, table: Table, values: Values) -> None:
         """Insert, or replace the row of the same primary key."""

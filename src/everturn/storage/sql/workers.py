@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import and_, bindparam, delete, func, select, update
 
-from everturn.rules.run_states import RESIDENT
-from everturn.storage.ports.rows import Run, TaskVersion, Worker
+from everturn.rules.run_states import RESIDENT, RunState
+from everturn.storage.ports.rows import Holding, Run, TaskVersion, Worker
+from everturn.storage.ports.texts import check_texts
 from everturn.storage.sql.rows import run_of, task_of, worker_of
 from everturn.storage.sql.tables import (
     environments,
@@ -31,11 +32,9 @@ _RENEW = (
     .where(workers.c.id == bindparam("id_"), workers.c.removed.is_(False))
     .values(lease_until_ms=bindparam("until_"))
 )
-_HELD = (
-    select(runs)
-    .where(runs.c.worker_id == bindparam("worker_"), in_states(*RESIDENT))
-    .order_by(runs.c.seq)
-)
+_IS_HELD = and_(runs.c.worker_id == bindparam("worker_"), in_states(*RESIDENT))
+_HELD = select(runs).where(_IS_HELD).order_by(runs.c.seq)
+_HOLDINGS = select(runs.c.id, runs.c.fence, runs.c.state).where(_IS_HELD)
 
 
 def register_worker(
@@ -46,6 +45,7 @@ def register_worker(
     *,
     now_ms: int,
 ) -> None:
+    check_texts(queues=limits)
     environment, version = worker.environment_id, worker.version
     # Ranks are given one after another: two workers that register at once wait here.
     tx.row(select(environments.c.id).where(environments.c.id == environment).with_for_update())
@@ -134,6 +134,13 @@ def remove_worker(tx: Tx, worker_id: str) -> Sequence[Run]:
 def runs_held(tx: Tx, worker_id: str) -> Sequence[Run]:
     """Runs in RESIDENT states that name the worker, registered or not."""
     return tuple(run_of(row) for row in tx.rows(_HELD, {"worker_": worker_id}))
+
+
+def holdings(tx: Tx, worker_id: str) -> Sequence[Holding]:
+    return tuple(
+        Holding(run_id=row.id, fence=row.fence, state=RunState(row.state))
+        for row in tx.rows(_HOLDINGS, {"worker_": worker_id})
+    )
 
 
 def worker(tx: Tx, worker_id: str) -> Worker | None:

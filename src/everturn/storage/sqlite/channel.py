@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from everturn.errors import StorageCorrupt
 from everturn.protocol.records import ChannelName, Record
 
 #: What a record costs in memory beside its body: the object, its numbers, its encoded form.
@@ -112,13 +114,17 @@ class Channel:
         """A trim command was stored: the start moves, never back, never past the command."""
         self.decided_first = max(self.decided_first, min(target, command_seq))
 
-    def publish(self) -> None:
-        """The commit is durable: show it."""
+    def publish(self, now_ms: int | None = None) -> None:
+        """The commit is durable: show it.
+
+        `now_ms` is the time a trim is counted from; without it, that of the newest record, which
+        may have been dated by a clock that was ahead.
+        """
         self.tail = self.next_seq
         self.visible_timestamp_ms = self.timestamp_ms
         if self.decided_first > self.first:
             self.first = self.decided_first
-            self.trimmed_at_ms = self.timestamp_ms
+            self.trimmed_at_ms = self.timestamp_ms if now_ms is None else now_ms
 
     def roll_back(self) -> None:
         """The commit failed: decide anew from what is stored."""
@@ -145,6 +151,12 @@ class Channel:
                 return  # leases and their parts only rise
             if record.fence == fence and record.part - first_part < len(found):
                 found[record.part - first_part] = record.seq_num
+
+    def check_trimmed(self, seq_num: int, path: Path) -> None:
+        """Raise StorageCorrupt for a record that the file lacks, unless it was trimmed before."""
+        if seq_num >= self.first:
+            place = f"{path}: record {seq_num} of channel {self.id}"
+            raise StorageCorrupt(f"{place} is missing", place=place)
 
     def let_go(self) -> int:
         """Forget the compacted records; the bytes that freed."""

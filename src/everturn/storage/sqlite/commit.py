@@ -221,7 +221,7 @@ class Commit:
     def publish(self) -> None:
         """It is durable: show its records. Its answers are still to be given."""
         for channel in self.channels:
-            channel.publish()
+            channel.publish(self._now_ms)
         for key, seq_num in self._part_ids.items():
             self._lookups.remember(key, seq_num)
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
-from everturn.protocol.records import Record
+from everturn.protocol.records import Record, metered_bytes
 from everturn.rules import limits
 from everturn.storage.sqlite.channel import Channel, part_ranges
 from everturn.storage.sqlite.frames import checksum, encode_segment
@@ -161,6 +162,16 @@ class Compactor:
             _, channel = self._compacted.popitem(last=False)
             self._tail_bytes -= channel.let_go()
 
+    @property
+    def oldest_row_id(self) -> int | None:
+        """Of the log rows that are not deleted; None when there are none."""
+        return self._rows[0][0] if self._rows else None
+
+    def begin(self) -> None:
+        """Begin a round although little has gathered, unless one is under way."""
+        if not self.active and self._rows:
+            self._begin()
+
     def forget_tail(self, channel: Channel) -> None:
         """Let go of one channel's compacted records."""
         if channel.id is not None and self._compacted.pop(channel.id, None) is not None:
@@ -214,12 +225,13 @@ class Compactor:
 
 
 def _segment(records: list[Record], start: int) -> tuple[list[Record], int]:
-    """One segment's worth of records, and its bytes."""
-    sizes = [len(record.body) for record in records[start:]]
-    size = sum(sizes)
-    if size <= limits.STREAM_SEGMENT_BYTES:
-        return records[start:], size
-    size, end = sizes[0], 1
-    while end < len(sizes) and size + sizes[end] <= limits.STREAM_SEGMENT_BYTES:
-        size, end = size + sizes[end], end + 1
-    return records[start : start + end], size
+    """One segment's worth of records, and its bytes. Looks at no more than it takes."""
+    size, end = 0, start
+    for record in islice(records, start, None):
+        more = len(record.body)
+        if record.headers:
+            more = metered_bytes(record.headers, record.body)
+        if end > start and size + more > limits.STREAM_SEGMENT_BYTES:
+            break
+        size, end = size + more, end + 1
+    return records[start:end], size

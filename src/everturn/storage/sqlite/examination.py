@@ -18,6 +18,7 @@ from everturn.errors import StorageCorrupt
 from everturn.protocol.records import ChannelName
 from everturn.storage.ports.examination import NAMED_MAX, StreamFindings
 from everturn.storage.sqlite.frames import decode_log_row, decode_segment
+from everturn.storage.sqlite.lock import lock_of
 from everturn.storage.sqlite.recovery import recover
 from everturn.storage.sqlite.schema import FORMAT
 
@@ -74,7 +75,7 @@ def in_use(path: Path) -> bool:
     told that the store is taken; it says so in one line and is started again.
     """
     try:
-        lock = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False  # Nobody ever opened it, or nobody may.
     try:
@@ -92,7 +93,7 @@ def holder(path: Path) -> int | None:
     A lock of this kind ends with its process, so one that stays is a process that stays.
     """
     try:
-        inode = os.stat(f"{path}.lock").st_ino
+        inode = lock_of(path).stat().st_ino
         lines = _LOCKS.read_text(encoding="ascii").splitlines()
     except OSError:
         return None  # Nobody ever opened it, or this system has no such table.
@@ -122,6 +123,7 @@ def _examine(connection: sqlite3.Connection, look: _Look) -> None:
             look.bad(f"{look.path}: {line}")
     _examine_log(connection, look)
     _examine_segments(connection, look)
+    _examine_gaps(connection, look)
     if not look.damaged:
         _examine_numbers(connection, look)
 
@@ -151,6 +153,32 @@ def _examine_segments(connection: sqlite3.Connection, look: _Look) -> None:
         if len(records) != count or (records and records[0].seq_num != first):
             look.bad(f"{place}: holds {len(records)} records, expected {count}")
         look.records += len(records)
+
+
+def _examine_gaps(connection: sqlite3.Connection, look: _Look) -> None:
+    """Segments follow each other, from the visible start or before it up to where the log goes on.
+
+    What lies below the visible start may have been deleted after its retention.
+    """
+    ends = {
+        channel: (first, compacted)
+        for channel, first, compacted in connection.execute(
+            "SELECT id, first, compacted FROM channels WHERE first < compacted"
+        )
+    }
+    rows = connection.execute("SELECT channel, first, count FROM segments ORDER BY channel, first")
+    for channel, first, count in rows:
+        expected, compacted = ends.get(channel, (0, 0))
+        if first > expected:
+            look.bad(
+                f"{look.path}: records {expected} to {first - 1} of channel {channel} are missing"
+            )
+        ends[channel] = (max(expected, first + count), compacted)
+    for channel, (expected, compacted) in ends.items():
+        if expected < compacted:
+            look.bad(
+                f"{look.path}: records {expected} to {compacted - 1} of channel {channel} are missing"
+            )
 
 
 def _examine_numbers(connection: sqlite3.Connection, look: _Look) -> None:

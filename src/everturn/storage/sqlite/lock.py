@@ -24,7 +24,7 @@ class FileLock:
             Unavailable: the lock file cannot be made (a missing folder, no rights).
         """
         try:
-            self._fd = os.open(f"{database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(lock_of(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Unavailable(f"{database}: {error.strerror}", file=str(database)) from error
         try:
@@ -40,3 +40,9 @@ class FileLock:
     def release(self) -> None:
         """Let the next process in."""
         os.close(self._fd)
+
+
+def lock_of(database: Path) -> Path:
+    """The lock file of a database: one, by whatever links its file is reached."""
+    file = database.resolve()
+    return file.with_name(f"{file.name}.lock")

@@ -9,8 +9,10 @@ compaction.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from pathlib import Path
 
+from everturn.errors import Unavailable
 from everturn.protocol.records import ChannelName
 from everturn.rules import limits
 from everturn.storage.sqlite.channel import Channel, PartRange
@@ -33,11 +35,18 @@ class Lookups:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        #: Channels that are being deleted (`forgetting.py`).
+        self.leaving: Container[ChannelName] = ()
         self._connection = connect(path, writer=False)
         self._part_ids: OrderedDict[tuple[int, str], int] = OrderedDict()
 
     def channel(self, name: ChannelName) -> Channel | None:
-        """The stored state of a channel; None when nothing of it is stored."""
+        """The stored state of a channel; None when nothing of it is stored.
+
+        Raises Unavailable for one that is being deleted.
+        """
+        if name in self.leaving:
+            raise Unavailable(f"{self._path}: the channel {name} is being deleted")
         with translated(self._path):
             row = self._connection.execute(_CHANNEL, tuple(name)).fetchone()
         return None if row is None else Channel(name, *row)

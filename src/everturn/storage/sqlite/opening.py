@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from everturn.storage.sqlite.lock import FileLock
 from everturn.storage.sqlite.recovery import Recovered, recover
-from everturn.storage.sqlite.schema import connect, prepare, translated
+from everturn.storage.sqlite.schema import check_format, connect, prepare, translated
 from everturn.storage.sqlite.writer import Writer
 
 
@@ -25,10 +26,13 @@ def open_file(path: Path, sync: bool = True) -> Opened:
     """Lock, connect, create the tables of a new file, scan the log."""
     lock = FileLock(path)
     try:
-        with translated(path):
+        # Looking stays open until the writer has connected: closing as the last connection would
+        # write back, and sync, what a server that died left in the write-ahead log.
+        with translated(path), closing(connect(path, writer=False)) as looking:
+            check_format(looking, path)
             connection = connect(path, writer=True, sync=sync)
             try:
-                prepare(connection, path)
+                prepare(connection)
                 return Opened(path, lock, connection, recover(connection, path))
             except BaseException:
                 connection.close()

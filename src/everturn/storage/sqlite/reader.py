@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
+from everturn.errors import StorageCorrupt
 from everturn.protocol.records import ChannelName, Record
 from everturn.rules import limits
 from everturn.storage.sqlite.frames import decode_segment
@@ -25,7 +26,7 @@ _AT_OR_BELOW: Final = f"{_COLUMNS} AND first <= ? ORDER BY first DESC LIMIT 1"
 _ABOVE: Final = f"{_COLUMNS} AND first > ? ORDER BY first LIMIT 1"
 _RECENT: Final = (
     "SELECT environment, session, io FROM channels"
-    " WHERE timestamp_ms >= (SELECT max(timestamp_ms) FROM channels) - ?"
+    " WHERE timestamp_ms >= min((SELECT max(timestamp_ms) FROM channels), ?) - ?"
 )
 
 
@@ -49,6 +50,8 @@ class Reader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="everturn-replay")
         # Touched on the reader thread only.
         self._pages: OrderedDict[tuple[int, int], _Page] = OrderedDict()
+        #: Where the kept pages of a channel begin: there may be tens of thousands of small ones.
+        self._begins: dict[int, set[int]] = {}
         self._pages_bytes = 0
 
     async def from_seq(self, channel: int, seq_num: int) -> list[Record]:
@@ -59,9 +62,14 @@ class Reader:
         """Stored records below `seq_num`, oldest first, the end of one page."""
         return await self._run(lambda: self._before_seq(channel, seq_num))
 
-    async def recent(self, within_ms: int) -> list[ChannelName]:
-        """Names of compacted channels whose newest record is among the newest of all."""
-        rows = await self._run(lambda: self._connection.execute(_RECENT, (within_ms,)).fetchall())
+    async def recent(self, now_ms: int, within_ms: int) -> list[ChannelName]:
+        """Names of compacted channels whose newest record is among the newest of all.
+
+        A record that is dated later than now was written before the clock was set back: the
+        others are not old beside it.
+        """
+        asked = (now_ms, within_ms)
+        rows = await self._run(lambda: self._connection.execute(_RECENT, asked).fetchall())
         return [ChannelName(*row) for row in rows]
 
     async def close(self) -> None:
@@ -93,15 +101,17 @@ class Reader:
         first, count, crc, body = row
         place = f"{self._path}: segment {first} of channel {channel}"
         records = decode_segment(body, crc, place)
-        assert len(records) == count, place
+        if len(records) != count or records[0].seq_num != first:
+            raise StorageCorrupt(f"{place}: holds other records than its row says", place=place)
         page = _Page(channel, first, records, sum(len(r.body) + 300 for r in records))
         self._keep(page)
         return page
 
     def _cached(self, channel: int, seq_num: int) -> _Page | None:
-        for key, page in self._pages.items():
-            if page.channel == channel and page.first <= seq_num < page.end:
-                self._pages.move_to_end(key)
+        for first in self._begins.get(channel, ()):
+            page = self._pages[channel, first]
+            if first <= seq_num < page.end:
+                self._pages.move_to_end((channel, first))
                 return page
         return None
 
@@ -109,5 +119,10 @@ class Reader:
         replaced = self._pages.pop((page.channel, page.first), None)
         self._pages_bytes += page.bytes - (replaced.bytes if replaced else 0)
         self._pages[page.channel, page.first] = page
+        self._begins.setdefault(page.channel, set()).add(page.first)
         while self._pages_bytes > limits.STREAM_PAGES_BYTES_MAX and len(self._pages) > 1:
-            self._pages_bytes -= self._pages.popitem(last=False)[1].bytes
+            (channel, first), gone = self._pages.popitem(last=False)
+            self._pages_bytes -= gone.bytes
+            self._begins[channel].discard(first)
+            if not self._begins[channel]:
+                del self._begins[channel]

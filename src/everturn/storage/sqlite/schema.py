@@ -75,16 +75,26 @@ def connect(path: Path, *, writer: bool, sync: bool = True) -> sqlite3.Connectio
     return connection
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of a new file. Raises ConfigurationError for a format we do not know."""
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise ConfigurationError for a file that is not ours, or of a format we do not know.
+
+    Asked before anything is changed: even the journal mode of a foreign database is its own.
+    """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found == FORMAT:
-        return
-    if found != 0 or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+    is_ours = found == FORMAT
+    is_new = found == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    if not (is_ours or is_new):
         raise ConfigurationError(
             f"{path}: not a stream store of format {FORMAT} (found {found})", file=str(path)
         )
-    connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Create the tables of a new file."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found != FORMAT:
+        tables = f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
+        connection.executescript(tables)
 
 
 @contextmanager

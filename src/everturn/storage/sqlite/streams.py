@@ -41,6 +41,7 @@ from everturn.storage.ports.streams import Appended, Bounds
 from everturn.storage.sqlite.channel import Channel
 from everturn.storage.sqlite.commit import Commit, CommitRow, Request
 from everturn.storage.sqlite.compaction import Compactor, Step
+from everturn.storage.sqlite.forgetting import Forgets
 from everturn.storage.sqlite.lookups import Lookups
 from everturn.storage.sqlite.opening import Opened, open_file, shut
 from everturn.storage.sqlite.reader import Reader
@@ -58,7 +59,7 @@ _RETRY_S: Final = 1.0
 _RECENT_MS: Final = 10 * 60 * 1000
 
 
-class SqliteStreams:
+class SqliteStreams(Forgets):
     """`storage.ports.streams.StreamStore` in one SQLite file. Made by `open`."""
 
     @classmethod
@@ -115,6 +116,7 @@ class SqliteStreams:
         self._reader = Reader(opened.path)
         self._writer = Writer(opened.path, opened.connection, self._loop)
         self._retention = retention
+        self._lookups.leaving = retention.leaving
         self._compactor = compactor
         self._waiting_bytes_max = waiting_bytes_max
         recovered = opened.recovered
@@ -138,6 +140,8 @@ class SqliteStreams:
         self._pump_is_due = False
         self._shed_at = limits.STREAM_CHANNELS_MAX
         self._compact_at = 0.0
+        #: Why the last step of compaction failed; None when it did not.
+        self._compaction_error: Exception | None = None
         self._closing = False
         self._closed = False
         self._idle = asyncio.Event()
@@ -201,6 +205,7 @@ class SqliteStreams:
         try:
             async with self._turn:
                 while self._is_full() and not self._closing:
+                    self._check_compactor()
                     self._room = self._loop.create_future()
                     await self._room
         finally:
@@ -208,9 +213,19 @@ class SqliteStreams:
         if self._closing:
             raise _closed()
 
+    def _check_compactor(self) -> None:
+        """Raise Unavailable when room has to be made that cannot be made now.
+
+        A full disk may stay full for hours: who appends is told, and does not wait for that long.
+        """
+        error = self._compaction_error
+        if error is not None and self._compactor.is_full:
+            raise Unavailable(f"{self._path}: the log cannot be compacted: {error}") from error
+
     def _give_room(self) -> None:
         room = self._room
-        if room is not None and not room.done() and (self._closing or not self._is_full()):
+        done = self._closing or self._compaction_error is not None or not self._is_full()
+        if done and room is not None and not room.done():
             room.set_result(None)
 
     def _pump_soon(self) -> None:
@@ -298,6 +313,7 @@ class SqliteStreams:
     def _compacted(self, step: Step, error: Exception | None) -> None:
         self._in_flight = False
         self._commit_was_last = False
+        self._compaction_error = error
         if error is None:
             self._compactor.done(step)
         else:
@@ -364,6 +380,8 @@ class SqliteStreams:
                 return
             assert channel.id is not None, "what is not in memory is in the file"
             stored = await self._reader.from_seq(channel.id, start)
+            if not stored or stored[0].seq_num != start:
+                self.look(name).check_trimmed(start, self._path)
             if stored and stored[0].seq_num < channel.base:
                 page.take(stored)
                 if page.full:
@@ -389,6 +407,8 @@ class SqliteStreams:
             else:
                 assert place.id is not None, "what is not in memory is in the file"
                 stored = await self._reader.before_seq(place.id, end)
+                if not stored or stored[-1].seq_num != end - 1:
+                    self.look(channel).check_trimmed(end - 1, self._path)
                 page.take(record for record in reversed(stored) if record.seq_num >= first)
                 end = stored[0].seq_num if stored else first
         return page.records
@@ -408,7 +428,7 @@ class SqliteStreams:
             raise _closed()
         found = dict.fromkeys(self._recovered)
         found.update((channel.name, None) for channel in self._channels.values() if channel.dirty)
-        found.update(dict.fromkeys(await self._reader.recent(_RECENT_MS)))
+        found.update(dict.fromkeys(await self._reader.recent(self._clock.now_ms(), _RECENT_MS)))
         return list(found)
 
     def look(self, name: ChannelName) -> Channel:

@@ -61,19 +61,18 @@ class Place:
     ) -> Sequence[Record]:
         """See the port. The cursor moves as the records are handed out, with no await between."""
         page = Page(records_max, bytes_max)
-        while True:
+        while not page.records:
             channel = self._source.find(self._name)
             start = self._start(channel)
-            if start < channel.tail:
-                break
-            await self._wait(channel)
-        if start >= channel.base:  # all of it is in memory
-            begin = start - channel.base
-            page.take(
-                channel.records[begin : min(begin + records_max, channel.tail - channel.base)]
-            )
-        else:
-            await self._source.collect(self._name, start, page)
+            if start >= channel.tail:
+                await self._wait(channel)
+            elif start >= channel.base:  # all of it is in memory
+                begin = start - channel.base
+                page.take(
+                    channel.records[begin : min(begin + records_max, channel.tail - channel.base)]
+                )
+            else:  # may find nothing, when what is there is trimmed and deleted meanwhile
+                await self._source.collect(self._name, start, page)
         self._cursor = page.records[-1].seq_num
         return page.records
 

@@ -33,6 +33,7 @@ from everturn.testing.contracts.state_sessions import (
     TestUncheckedSessions,
 )
 from everturn.testing.contracts.state_sweeps import TestSweeps
+from everturn.testing.contracts.state_texts import TestTexts
 from everturn.testing.contracts.state_waitpoints import (
     TestBatches,
     TestRunsByRequest,
@@ -74,6 +75,7 @@ __all__ = [
     "TestSlots",
     "TestStreamsOfRuns",
     "TestSweeps",
+    "TestTexts",
     "TestUncheckedSessions",
     "TestVersions",
     "TestWaitTokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
 import pytest
 
 from everturn.errors import InvalidRequest, Unprocessable
@@ -18,6 +19,7 @@ from everturn.testing.contracts.state_scene import (
     new_run,
     register,
     start,
+    suspend,
 )
 
 #: How a fresh run gets to each final state.
@@ -84,8 +86,34 @@ class TestCreatingARun:
         await create(state, env, "run_a", parent_run_id="run_p")
         await create(state, env, "run_b", parent_run_id="run_p")
 
-        assert [run.id for run in await state.children("run_p")] == ["run_a", "run_b"]
-        assert await state.children("run_a") == ()
+        assert [run.id for run in await state.children("run_p", limit=9)] == ["run_a", "run_b"]
+        assert await state.children("run_a", limit=9) == ()
+        assert [run.id for run in await state.children("run_p", limit=1)] == ["run_a"]
+
+    async def test_children_are_read_without_what_they_carry(self, state: StateStore) -> None:
+        env = await environment(state)
+        await register(state, env)
+        carried = {"payload": b"[1]", "boot_input": b"{}", "metadata": b'{"a":1}', "tags": ("t",)}
+        await create(state, env, "run_a", parent_run_id="run_p", **carried)
+        await start(state)
+        ended = await finish(state, "run_a", output=b"2", output_type="application/json")
+
+        left = {"payload": b"", "boot_input": None, "output": None}
+        assert await state.children("run_p", limit=9) == (msgspec.structs.replace(ended, **left),)
+
+    async def test_children_that_are_alive_are_found_behind_many_that_are_not(
+        self, state: StateStore
+    ) -> None:
+        env = await environment(state)
+        await register(state, env)
+        for name in "abc":
+            await create(state, env, f"run_{name}", parent_run_id="run_p")
+        await finish(state, (await start(state)).id)
+        await suspend(state, await start(state))
+
+        alive = await state.children("run_p", limit=2, alive=True)
+
+        assert [run.id for run in alive] == ["run_b", "run_c"]
 
 
 class TestIdempotencyKeys:

@@ -13,6 +13,7 @@ from everturn.testing.contracts.state_scene import (
     create,
     environment,
     finish,
+    makes,
     open_chat,
     register,
     start,
@@ -142,3 +143,33 @@ class TestSweeps:
 
         assert await state.overdue_runs(now_ms=NOW + 70_000) == ()
         assert [r.id for r in await state.overdue_runs(now_ms=NOW + 70_001)] == ["run_c1"]
+
+    async def test_runs_that_their_session_has_left_behind_are_superseded(
+        self, state: StateStore
+    ) -> None:
+        env = await environment(state)
+        await register(state, env)
+        for n in range(4):
+            external_id = f"chat-{n}"
+            await open_chat(
+                state, env, f"run_c{n}", session_id=f"session_c{n}", external_id=external_id
+            )
+        parked = await suspend(state, await start(state))
+        until = await suspend(state, await start(state), Wait(kind="until", until_ms=NOW + 9))
+        running = await start(state)
+        assert await state.superseded_runs(limit=9) == ()
+
+        for n in range(4):
+            swapped = await state.continue_session(
+                f"session_c{n}",
+                replacing=f"run_c{n}",
+                make_run=makes(f"run_d{n}"),
+                reason="manual",
+                now_ms=NOW,
+            )
+            assert swapped is not None
+
+        found = [run.id for run in await state.superseded_runs(limit=9)]
+        assert found == [parked.id, "run_c3"]
+        assert not {until.id, running.id} & set(found)
+        assert [run.id for run in await state.superseded_runs(limit=1)] == [parked.id]

@@ -96,8 +96,17 @@ class TestKeys:
         assert not await state.revoke_key(other, "key_1", now_ms=NOW)
         assert await state.revoke_key(env, "key_1", now_ms=NOW + 9)
         assert not await state.revoke_key(env, "key_1", now_ms=NOW + 10)
-
         assert await state.keys(env) == (self._key(env, revoked_at_ms=NOW + 9),)
+
+    async def test_a_revoked_key_can_be_revoked_as_of_an_earlier_time(
+        self, state: StateStore
+    ) -> None:
+        env = await environment(state)
+        await state.add_key(self._key(env))
+
+        assert await state.revoke_key(env, "key_1", now_ms=NOW + 9)
+        assert await state.revoke_key(env, "key_1", now_ms=NOW + 5)
+        assert await state.keys(env) == (self._key(env, revoked_at_ms=NOW + 5),)
 
 
 class TestWorkers:
@@ -135,6 +144,8 @@ class TestWorkers:
 
         assert {run.id for run in await state.held_runs("w1")} == {parked.id, running.id}
         assert await state.held_runs("w2") == ()
+        named = {(h.run_id, h.fence, h.state) for h in await state.holdings("w1")}
+        assert named == {(run.id, run.fence, run.state) for run in (parked, running)}
         held = await state.remove_worker("w1")
 
         assert {run.id: run for run in held} == {parked.id: parked, running.id: running}

@@ -10,7 +10,7 @@ The suite never asks which engine it has. What an engine lacks it says in `Capab
 
 from __future__ import annotations
 
-from everturn.testing.contracts.streams_life import TestAfterReopening, TestClose
+from everturn.testing.contracts.streams_life import TestAfterReopening, TestClose, TestForgetting
 from everturn.testing.contracts.streams_reading import TestReads, TestSubscriptions, TestTrims
 from everturn.testing.contracts.streams_scene import Capabilities, SteppedClock, StreamsEngine
 from everturn.testing.contracts.streams_writing import (
@@ -28,6 +28,7 @@ __all__ = [
     "TestAppend",
     "TestClose",
     "TestFences",
+    "TestForgetting",
     "TestPartIds",
     "TestParts",
     "TestReads",

@@ -123,3 +123,64 @@ class TestAfterReopening:
         await write(durable_engine.streams, "a")
         streams = await durable_engine.reopen()
         assert OUT in set(await streams.recent_channels())
+
+    async def test_a_forgotten_channel_is_not_there_after_reopening(
+        self, durable_engine: StreamsEngine
+    ) -> None:
+        await write(durable_engine.streams, "a", "b")
+        await durable_engine.streams.append(IN, [text("kept")])
+        await durable_engine.streams.forget([OUT])
+
+        reopened = await durable_engine.reopen()
+
+        assert await reopened.bounds(OUT) == (0, 0, 0)
+        assert [record.body for record in await everything(reopened, IN)] == [b"kept"]
+        assert await write(reopened, "new") == (0,)
+
+
+@pytest.mark.anyio
+class TestForgetting:
+    """Channels whose names are never used again."""
+
+    async def test_nothing_is_left_of_a_forgotten_channel(self, engine: StreamsEngine) -> None:
+        streams = engine.streams
+        await streams.append(OUT, [text("a", "p"), text("b")])
+        await streams.append(OUT, [text("c")], fence=3, first_part=0)
+        await streams.append(OUT, [trim_record(1)])
+
+        assert await streams.forget([OUT]) == {OUT}
+
+        assert await streams.bounds(OUT) == (0, 0, 0)
+        assert await everything(streams) == []
+        assert list(await streams.read(OUT, after=None, include_trimmed=True)) == []
+        assert await streams.part_seqs(OUT, 3, 0, 1) == [None]
+
+    async def test_the_channels_beside_it_stay(self, engine: StreamsEngine) -> None:
+        streams = engine.streams
+        await write(streams, "a", "b")
+        await streams.append(IN, [text("kept", "p")])
+        await streams.raise_fence(IN, 2)
+
+        await streams.forget([OUT])
+
+        assert [record.body for record in await everything(streams, IN)] == [b"kept"]
+        assert (await streams.append(IN, [text("kept", "p")])).seq_nums == (0,)
+        with pytest.raises(Fenced):
+            await streams.append(IN, [text("late")], fence=1, first_part=0)
+
+    async def test_an_unknown_channel_is_forgotten_already(self, engine: StreamsEngine) -> None:
+        assert await engine.streams.forget([IN, OUT]) == {IN, OUT}
+        assert await engine.streams.forget([]) == frozenset()
+
+    async def test_a_channel_that_somebody_waits_at_is_left(self, engine: StreamsEngine) -> None:
+        streams = engine.streams
+        await write(streams, "a")
+        place = streams.subscribe(OUT, 0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(place.next)
+            await anyio.wait_all_tasks_blocked()
+
+            assert await streams.forget([OUT]) == frozenset()
+
+            await write(streams, "b")
+        assert len(await everything(streams)) == 2
