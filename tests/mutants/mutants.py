@@ -10,9 +10,10 @@ from typing import Final
 
 from mutant import Mutant
 from mutants_agent import AGENTS
+from mutants_clients import CLIENTS
 from mutants_engines import ENGINES
 from mutants_kept import KEPT
 from mutants_outside import OUTSIDE
 from mutants_server import SERVICES
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*ENGINES, *SERVICES, *AGENTS, *OUTSIDE, *KEPT)
+MUTANTS: Final[tuple[Mutant, ...]] = (*ENGINES, *SERVICES, *AGENTS, *OUTSIDE, *KEPT, *CLIENTS)

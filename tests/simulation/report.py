@@ -1,6 +1,6 @@
 """Run the fault tests at length and write what held to `docs/faults.md`.
 
-    python tests/simulation/report.py [--seeds 2000] [--step 1] [--kill-step 2] [--only NAME …]
+    python tests/simulation/report.py [--seeds 2000] [--step 1] [--kill-step 4] [--only NAME …]
                                       [--stages single seeds deaths postgres processes]
 
 Five stages, one after another: single faults and simulated systems in virtual time, in one process
@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2000, help="simulated systems")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--step", type=int, default=1, help="single faults: every so many calls")
-    parser.add_argument("--kill-step", type=int, default=2, help="deaths: every so many moments")
+    parser.add_argument("--kill-step", type=int, default=4, help="deaths: every so many moments")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="scenarios; all")
     parser.add_argument(
         "--stages", nargs="+", choices=[*STAGES, "none"], default=list(STAGES), help="which; all"
