@@ -271,8 +271,8 @@ LIFE: Final = (
         121,
         "a failing recovery hook fails the run",
         f"{CHAT}/recovery_hook.py",
-        ('        log.exception("hook.failed: on_recovery_boot")\n        return turns'),
-        "        raise",
+        '        log.exception("hook.failed: on_recovery_boot")\n        return turns, recovery\n',
+        "        raise\n",
     ),
     Removal(
         121,

@@ -110,7 +110,7 @@ def _seeds(options: argparse.Namespace) -> list[Any]:
     with get_context("spawn").Pool(POOL) as pool:
         for one in pool.imap(try_seed, numbers, chunksize=8):
             seeds.append(one)
-            _say_broken([f"seed {one.seed}: {one.broken}"] if one.broken else ())
+            _say_broken([f"seed {one.number}: {one.broken}"] if one.broken else ())
             if len(seeds) % 100 == 0:
                 print(f"{len(seeds):5} of {len(numbers)} seeds", flush=True)
     return seeds
