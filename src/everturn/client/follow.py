@@ -207,7 +207,7 @@ class Follower:
                 base_url=self._base_url,
             )
         except EverturnError as error:
-            if _may_come_back(error):
+            if may_come_back(error):
                 raise _Ended(orderly=False) from error
             self._ended = True
             raise
@@ -281,7 +281,7 @@ class Follower:
                 self._api, self._session, self._io, after=self._cursor, include_trimmed=True
             )
         except EverturnError as error:
-            if _may_come_back(error):
+            if may_come_back(error):
                 raise _Ended(orderly=False) from error
             # Not ours to read. Numbers may have gaps besides, so it need not be a loss.
             self._whole = False
@@ -308,7 +308,7 @@ class Follower:
         return Arrived(record, data, part_id)
 
 
-def _may_come_back(error: EverturnError) -> bool:
+def may_come_back(error: EverturnError) -> bool:
     """No answer at all, or one that is the server's trouble and not the request's."""
     status = status_of(error)
     if status is None:

@@ -3,19 +3,23 @@
 A client reads `.out` only while somebody waits for an answer. Before it sends, and when the number
 of what it sent tells that others have written, it looks at what is stored: which turns have ended
 meanwhile, and which messages are still to be answered before its own. What it finds goes into its
-`ChatState`; nothing here waits for anything to come.
+`ChatState`; nothing here waits for an answer to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from everturn.client.api import Api
-from everturn.client.follow import stored_records
+from everturn.client.follow import BACKOFF_S, BACKOFF_S_MAX, may_come_back, stored_records
 from everturn.client.turns import ChatState
 from everturn.errors import EverturnError, SessionNotFound
 from everturn.protocol.records import TURN_COMPLETE, InputCursor, Record, open_envelope, parse_input
+
+#: How long a message that was sent waits for what others wrote before it.
+PATIENCE_S: Final = 60.0
 
 
 async def look_first(api: Api, session: str, state: ChatState) -> None:
@@ -61,12 +65,32 @@ async def look_for_others(api: Api, session: str, state: ChatState, seq: int) ->
     known = state.known
     after = None if known is None or known < 0 else known
     try:
-        records = await stored_records(api, session, "in", after=after)
+        records = await _patiently(api, session, after)
     except EverturnError:
         return  # a token or a proxy that reads answers only; then as if nobody had
     inputs = (parse_input(record) for record in records if record.seq_num < seq)
     state.others((i.seq_num for i in inputs if i.needs_answer), upto=seq - 1)
-    await look_for_ends(api, session, state, before=seq)
+    # Our message is stored: an error now would be taken for one that is not. What has ended
+    # already, the stream sees as well.
+    with suppress(EverturnError):
+        await look_for_ends(api, session, state, before=seq)
+
+
+async def _patiently(api: Api, session: str, after: int | None) -> list[Record]:
+    """What is stored on `.in`, also from a server that is away for a while.
+
+    Not to know what others wrote is to show their answers as ours. The stream, which comes next,
+    would wait for that server too. Raises what reading raises.
+    """
+    pause_s, until = BACKOFF_S, api.clock.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await stored_records(api, session, "in", after=after)
+        except EverturnError as error:
+            if not may_come_back(error) or api.clock.monotonic() >= until:
+                raise
+        await api.clock.sleep(pause_s * api.ids.uniform(0.5, 1.0))
+        pause_s = min(2 * pause_s, BACKOFF_S_MAX)
 
 
 def _take_ends(state: ChatState, records: Sequence[Record], *, before: int | None = None) -> bool:

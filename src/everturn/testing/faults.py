@@ -134,6 +134,10 @@ class Process(Protocol):
         ...
 
 
+#: Its place moves when it answers, so nobody may be cancelled between the answer and its use.
+_SUBSCRIPTION: Final = "subscription"
+
+
 class _Faulty:
     """Every coroutine method of an object of one server process may fail."""
 
@@ -161,7 +165,8 @@ class _Faulty:
                 raise Unavailable(f"{name} was refused")
             await self._on_the_way()
             answer = await method(*args, **options)
-            await self._on_the_way()
+            if self._name != _SUBSCRIPTION:
+                await self._on_the_way()
             self._require_alive()
             if fault is Fault.SERVER_KILLED_AFTER:
                 self._process.kill()
@@ -195,4 +200,4 @@ class FaultyPort(_Faulty):
         """A place in a channel, whose `next` may fail too."""
         self._require_alive()
         place = self._target.subscribe(*args)
-        return _Faulty(place, "subscription", self._faults, self._process)
+        return _Faulty(place, _SUBSCRIPTION, self._faults, self._process)

@@ -11,6 +11,7 @@ import pytest
 from client_stage import Stage, text
 
 from everturn import AgentChat, Signal
+from everturn.client.api import Api
 
 pytestmark = pytest.mark.anyio
 
@@ -170,3 +171,29 @@ async def test_a_stop_that_is_due_is_sent_before_reading_on(stage: Stage) -> Non
     await agent.reconnect()
 
     assert [chunk["kind"] for _, chunk in await stage.input("c/1")] == ["message", "stop"]
+
+
+async def test_a_server_that_is_away_after_the_append_does_not_mix_the_answers(
+    stage: Stage,
+) -> None:
+    """P-7: what others wrote is asked for until it is known, and theirs is not shown as ours."""
+    away = 3
+
+    async def request(prepared: Any, context: Any, send: Any) -> httpx2.Response:
+        nonlocal away
+        if prepared.method == "GET" and prepared.url.path.endswith("/in/records") and away:
+            away -= 1
+            return httpx2.Response(503, request=prepared)
+        return await send(prepared)  # type: ignore[no-any-return]  # loosely typed hook
+
+    api = Api(stage.api.target, tries=1)
+    mine = AgentChat("agent", "c/1", api=api, request=request)
+    first = await mine.send_message("one")
+    await stage.answer("c/1", 0, "1")
+    assert await first.text() == "1"
+    await chat(stage).send_message("theirs")
+    ours = await mine.send_message("ours")
+    assert away == 0
+    await stage.answer("c/1", 1, "to them")
+    await stage.answer("c/1", 2, "to us")
+    assert await ours.text() == "to us"
