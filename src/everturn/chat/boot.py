@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import anyio
 
 from everturn.chat import commit, handover, hooks, reading, recovery_hook, tracing, ui_messages
+from everturn.chat.injected import without_injected
 from everturn.chat.intake import Intake
 from everturn.chat.output import Chunk
 from everturn.chat.policy import CUT_OFF
@@ -349,15 +350,20 @@ def _answers_again(run: ChatRun, past: Past) -> bool:
 
 
 def _seed_chain(replay: Replay, recovery: Recovery) -> list[Message]:
-    """Settled history, and where the table says so the message and what was said to it."""
+    """Settled history, and where the table says so the message and what was said to it.
+
+    A partial answer that is kept names no message that is still to be answered: it had joined the
+    turn that died, and is said again in its own, or in another one that it joins.
+    """
     chain = list(replay.chain)
     kept = recovery.spliced or recovery.stopped
-    if kept is None:
-        return chain
-    message = message_of(kept)
-    chain = ui_messages.accumulate(chain, dict(message) if message else None, kept.trigger)
-    if recovery.keeps_partial and replay.partial is not None:
-        chain = ui_messages.merge_by_id(chain, [replay.partial])
+    if kept is not None:
+        message = message_of(kept)
+        chain = ui_messages.accumulate(chain, dict(message) if message else None, kept.trigger)
+        if recovery.keeps_partial and replay.partial is not None:
+            chain = ui_messages.merge_by_id(chain, [replay.partial])
+    for item in recovery.turns:
+        chain = without_injected(chain, ui_messages.id_of(message_of(item) or {}))
     return chain
 
 

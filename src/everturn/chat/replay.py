@@ -33,7 +33,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from everturn.chat.injected import injected_ids
+from everturn.chat.injected import injected_ids, marked_ids, without_injected
 from everturn.chat.parts import Message, Part, parts_of
 from everturn.chat.reducer import MessageReducer
 from everturn.chat.ui_messages import (
@@ -197,6 +197,8 @@ class _Builder:
                 settled = clean_aborted_parts(settled, self.chain)
             if has_content(settled):
                 messages.append(settled)
+                for joined in marked_ids(settled):  # a dead turn may have had it before
+                    self.chain = without_injected(self.chain, joined)
                 self.chain = merge_by_id(self.chain, [settled])
         self.cursor = until
         self.groups.append(

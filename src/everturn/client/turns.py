@@ -245,6 +245,7 @@ class TurnReader:
         self._aborted = False
         #: Comes after the chunk that was returned last.
         self._next: dict[str, Any] | None = None
+        self._has_shown = False
         #: The follower ended before the turn did.
         self._silent = False
         self._undo: Callable[[], None] = lambda: None
@@ -321,13 +322,27 @@ class TurnReader:
             self._state.saw_turn_complete(cursor)
             self.complete = self._boundary.turn_complete(cursor)
             await self._on_turn_complete(arrived.record.seq_num)
-            return None
+            return None if self.complete else self._taken_back()
         if not isinstance(data, dict) or not isinstance(kind, str) or kind.startswith(_LEGACY):
             return None
         return self._shown(data)
 
+    def _taken_back(self) -> dict[str, Any] | None:
+        """Another turn has ended. What was shown of it, if anything, was not the answer.
+
+        Our message had joined that turn, which failed without it; or what others had sent before
+        it could not be known.
+        """
+        shown, self._has_shown = self._has_shown, False
+        return {"type": RESTARTED_CHUNK, "data": {}} if shown else None
+
     def _shown(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
         """What of a chunk the reader is shown; None for what belongs to another message."""
+        shown = self._of_ours(chunk)
+        self._has_shown = self._has_shown or shown is not None
+        return shown
+
+    def _of_ours(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
         if chunk["type"] == "start":
             self._state.opened = chunk
         elif chunk["type"] == RESTARTED_CHUNK:

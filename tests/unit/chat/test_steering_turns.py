@@ -13,6 +13,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls
 
 from everturn import PendingMessages, chat
 from everturn.chat.definition import ChatAgent
+from everturn.chat.injected import marked_ids
 from everturn.chat.steering import PendingBatch
 from everturn.errors import ConfigurationError, Unavailable
 from everturn.rules import limits
@@ -508,6 +509,37 @@ class TestHistory:
         assert snapshot is not None
         assert MARKER not in str(snapshot)
         assert [m["id"] for m in snapshot["messages"]][:3] == ["m1", "a1", "m2"]
+
+    async def test_a_message_that_joins_another_turn_after_all_is_said_once(self) -> None:
+        """P-8: it had joined the turn that failed, beside the one whose turn it joins now."""
+        model = TwoSteps()
+        model.go_on.set()
+        both = [user("two", "m2"), user("three", "m3")]
+        marker = {
+            "type": MARKER,
+            "id": "x",
+            "data": {"messageIds": ["m2", "m3"], "messages": [], "uiMessages": both},
+        }
+        agent = steered(model)
+        async with mock_chat_agent(agent, preload=False, continuation=True, start=False) as h:
+            await h.seed_in(user("first", "m1"), *both)
+            await h.seed_out(
+                {"type": "start", "messageId": "a1"},
+                marker,
+                {"type": "text-start", "id": "t"},
+                {"type": "text-delta", "id": "t", "delta": "so far"},
+                {"type": "text-end", "id": "t"},
+                {"type": "error", "errorText": "crashed"},
+                {"type": "trigger:turn-complete", "cursor": 0},
+            )
+            await h.start()
+            turn = await h.turn_after(6)
+            await h.settled()
+            snapshot = await h.get_snapshot()
+        assert turn.cursor.seq_num == 2
+        assert snapshot is not None
+        named = [id for m in snapshot["messages"] for id in sorted(marked_ids(m))]
+        assert named == ["m3"], "in the turn it joined, and not in the dead one"
 
     async def test_the_messages_of_a_failed_turn_fail_with_it_and_stay_in_history(self) -> None:
         model = TwoSteps()

@@ -96,6 +96,21 @@ async def test_a_message_that_had_joined_a_lost_attempt_may_get_its_own_turn(sta
     assert await second.text() == "2"
 
 
+async def test_a_message_that_had_joined_a_turn_that_failed_is_shown_its_own_answer_only(
+    stage: Stage,
+) -> None:
+    """The server ended the turn for the message it began with, and said nothing of the other."""
+    await chat(stage).send_message("one")
+    second = await chat(stage).send_message("two")
+    joined, failed = marker(await message_id(stage, 1)), {"type": "error", "errorText": "crashed"}
+    await stage.write("c/1", [START, joined, *step("half"), failed])
+    await stage.finish("c/1", 0)
+    await stage.answer("c/1", 1, "2")
+
+    result = await second.result()
+    assert (result.text, result.error, result.complete) == ("2", None, True)
+
+
 async def test_messages_of_a_joined_turn_grow_from_the_joining_on(stage: Stage) -> None:
     """`messages()` needs a beginning: the `start` that was skipped."""
     await chat(stage).send_message("one")
