@@ -131,7 +131,7 @@ ENGINES: Final = (
         "src/everturn/storage/objects/files.py",
         "            os.fsync(file.fileno())\n",
         "",
-        (POWER,),
+        ("tests/contract/test_objects_contract.py",),
     ),
     Mutant(
         "the folder of a snapshot is not synced",
@@ -139,7 +139,7 @@ ENGINES: Final = (
         "src/everturn/storage/objects/files.py",
         "        raise\n    sync_folder(target.parent)\n",
         "        raise\n",
-        (POWER,),
+        ("tests/contract/test_objects_contract.py",),
     ),
     Mutant(
         "an append is answered before it is written",

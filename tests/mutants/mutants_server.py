@@ -80,7 +80,7 @@ SERVICES: Final = (
         "src/everturn/server/sweeps/__init__.py",
         '    "unchecked_sessions": runs.unchecked,\n',
         "",
-        ("tests/unit/server/test_engine_crashes.py",),
+        ("tests/unit/server/test_engine_endings.py", "-k", "found_by_a_sweep"),
     ),
     Mutant(
         "runs of a worker that is gone are not recovered",
