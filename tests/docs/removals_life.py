@@ -234,7 +234,7 @@ LIFE: Final = (
         "the message before the partial is left out",
         f"{CHAT}/boot.py",
         (
-            "    chain = ui_messages.accumulate(chain, dict(message) if message else "
+            "        chain = ui_messages.accumulate(chain, dict(message) if message else "
             "None, kept.trigger)\n"
         ),
         "",
