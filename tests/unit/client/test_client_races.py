@@ -184,7 +184,8 @@ async def test_a_server_that_is_away_after_the_append_does_not_mix_the_answers(
         if prepared.method == "GET" and prepared.url.path.endswith("/in/records") and away:
             away -= 1
             return httpx2.Response(503, request=prepared)
-        return await send(prepared)  # type: ignore[no-any-return]  # loosely typed hook
+        response: httpx2.Response = await send(prepared)
+        return response
 
     api = Api(stage.api.target, tries=1)
     mine = AgentChat("agent", "c/1", api=api, request=request)

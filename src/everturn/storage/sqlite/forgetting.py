@@ -9,6 +9,7 @@ somebody wrote there meanwhile, the writer deletes it. Until it has, nobody gets
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -27,7 +28,7 @@ _PATIENCE_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.01
 
 
-class Forgets:
+class Forgets(ABC):
     """The part of `SqliteStreams` that forgets. Everything happens on the event loop."""
 
     _channels: dict[ChannelName, Channel]
@@ -37,12 +38,13 @@ class Forgets:
     _queue: deque[Request]
     _retention: Retention
 
+    @abstractmethod
     def look(self, name: ChannelName) -> Channel:
         """The channel of a name, for now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _pump_soon(self) -> None:
-        raise NotImplementedError
+        """Have the writer take what is due."""
 
     async def forget(self, channels: Sequence[ChannelName]) -> frozenset[ChannelName]:
         """See the port."""
