@@ -128,7 +128,7 @@ ENGINES: Final = (
     Mutant(
         "a snapshot is not synced",
         "P-9",
-        "src/everturn/storage/objects/files.py",
+        "src/everturn/storage/folders.py",
         "            os.fsync(file.fileno())\n",
         "",
         ("tests/contract/test_objects_contract.py",),
@@ -137,8 +137,8 @@ ENGINES: Final = (
         "the folder of a snapshot is not synced",
         "P-9",
         "src/everturn/storage/objects/files.py",
-        "        raise\n    sync_folder(target.parent)\n",
-        "        raise\n",
+        "    replace_file(target, data, writing=writing)\n    sync_folder(target.parent)\n",
+        "    replace_file(target, data, writing=writing)\n",
         ("tests/contract/test_objects_contract.py",),
     ),
     Mutant(

@@ -37,6 +37,24 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def replace_file(target: Path, data: bytes, *, writing: Path, prefix: str = "tmp") -> None:
+    """Put a synced file in place of what is there; readers see the old bytes or the new ones.
+
+    Its folder is not synced here. `writing` is where it is written first, on the same file system.
+    Raises OSError.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=prefix, dir=writing)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def write_once(path: Path, data: bytes) -> bytes:
     """The bytes of a file, which is made of `data` unless it is there. Raises OSError.
 
@@ -49,16 +67,7 @@ def write_once(path: Path, data: bytes) -> bytes:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if not path.exists():
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            replace_file(path, data, writing=path.parent, prefix=f".{path.name}.")
             os.fsync(folder)
     finally:
         os.close(folder)

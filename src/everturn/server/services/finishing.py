@@ -29,6 +29,7 @@ from everturn.rules.retries import Retry, RetryPolicy, decide
 from everturn.rules.run_states import FINAL, RESIDENT, RunEvent, RunState
 from everturn.server.services.readback import open_input, out_tail
 from everturn.server.services.results import bounded_error
+from everturn.server.services.untold import Untold
 from everturn.storage.ports.rows import Run, Session, TaskVersion
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ _SHOWN_ELSE: Final = "The agent failed before it could answer."
 #: What is left then is left to `sweeps/relatives.py`.
 _CHILDREN_MAX: Final = 500
 _CHILDREN_ROUNDS_MAX: Final = 100
-#: Interrupted endings kept for the sweep. Past it the oldest is left to `sweeps/relatives.py`.
-_UNTOLD_MAX: Final = 10_000
 
 
 class Finishing:
@@ -64,7 +63,7 @@ class Finishing:
     def __init__(self, services: Services) -> None:
         self._services = services
         #: Ids of runs that may be final without their relatives knowing, oldest first.
-        self._untold: dict[str, None] = {}
+        self._untold = Untold()
         #: Runs that are being ended here, each with what is set when its session is settled. Of
         #: two that end one run at the same time one does it; both are waited for.
         self._settling: dict[str, set[anyio.Event]] = {}
@@ -120,7 +119,7 @@ class Finishing:
         cursor = None
         if outcome is not None and outcome.cursor is not None:
             cursor = InputCursor(outcome.cursor, frozenset(outcome.decided))
-        with self._to_be_told(run), self._settles(run) as settled:
+        with self._untold.unless_told(run.id), self._settles(run) as settled:
             ended = await self._finish(run, event, outcome, stored, cursor, only_from)
             if ended is None:
                 return None
@@ -191,7 +190,7 @@ class Finishing:
 
     async def tell_relatives(self, run: Run) -> None:
         """Wake whoever waited for this run; cancel the children of a cancelled one."""
-        with self._to_be_told(run):
+        with self._untold.unless_told(run.id):
             await self._tell_relatives(run)
 
     async def tell_again(self) -> int:
@@ -200,26 +199,13 @@ class Finishing:
         Raises what telling raises; whoever was not told yet stays remembered.
         """
         told = 0
-        for run_id in list(self._untold):
+        for run_id in self._untold:
             run = await self._services.state.run(None, run_id)
             if run is not None and run.state in FINAL:
                 await self._tell_relatives(run)
                 told += 1
-            self._untold.pop(run_id, None)
+            self._untold.told(run_id)
         return told
-
-    @contextmanager
-    def _to_be_told(self, run: Run) -> Iterator[None]:
-        """Remember the run unless the block is passed to its end."""
-        told = False
-        try:
-            yield
-            told = True
-        finally:
-            if not told:
-                self._untold[run.id] = None
-                if len(self._untold) > _UNTOLD_MAX:
-                    del self._untold[next(iter(self._untold))]
 
     async def _tell_relatives(self, run: Run) -> None:
         for parent in await self._services.state.waiting_on_run(run.id):

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UnsetType
@@ -28,6 +26,7 @@ from everturn.protocol.waitpoints import (
 from everturn.rules import durations
 from everturn.server.services.results import iso
 from everturn.server.services.trigger_options import KEY_LIFETIME_S, moment_of
+from everturn.server.services.untold import Untold
 from everturn.storage.ports.waitpoints import NewWaitpoint, Waitpoint
 
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ log = logging.getLogger("everturn.waitpoints")
 
 #: What a token's own public token is good for (wire-protocol §3.7).
 TOKEN_S: Final = 24 * 3600
-#: Completions that were cut short, kept for the sweep. Past it the oldest is left to
-#: `sweeps/relatives.py`.
-_UNTOLD_MAX: Final = 10_000
 
 
 class Waitpoints:
@@ -48,7 +44,7 @@ class Waitpoints:
     def __init__(self, services: Services) -> None:
         self._services = services
         #: Tokens that may be completed without their runs knowing, oldest first.
-        self._untold: dict[str, None] = {}
+        self._untold = Untold()
 
     async def create(
         self, environment_id: str, body: CreateToken, *, request_key: str | None = None
@@ -82,7 +78,7 @@ class Waitpoints:
     ) -> Waitpoint:
         """Complete a token; one that is completed already stays as it is. Raises NotFound."""
         output, output_type = packet_of(data)
-        with self._to_be_told(waitpoint_id):
+        with self._untold.unless_told(waitpoint_id):
             done = await self._services.state.complete_waitpoint(
                 environment_id,
                 waitpoint_id,
@@ -100,7 +96,7 @@ class Waitpoints:
     async def time_out(self, waitpoint: Waitpoint) -> bool:
         """End a token whose time is up. True when this call did."""
         output, output_type = timeout_packet(waitpoint.id)
-        with self._to_be_told(waitpoint.id):
+        with self._untold.unless_told(waitpoint.id):
             done = await self._services.state.complete_waitpoint(
                 waitpoint.environment_id,
                 waitpoint.id,
@@ -120,24 +116,11 @@ class Waitpoints:
         Raises what waking raises; what was not done yet stays remembered.
         """
         told = 0
-        for waitpoint_id in list(self._untold):
+        for waitpoint_id in self._untold:
             await self._wake(waitpoint_id)
-            self._untold.pop(waitpoint_id, None)
+            self._untold.told(waitpoint_id)
             told += 1
         return told
-
-    @contextmanager
-    def _to_be_told(self, waitpoint_id: str) -> Iterator[None]:
-        """Remember the token unless the block is passed to its end."""
-        told = False
-        try:
-            yield
-            told = True
-        finally:
-            if not told:
-                self._untold[waitpoint_id] = None
-                if len(self._untold) > _UNTOLD_MAX:
-                    del self._untold[next(iter(self._untold))]
 
     async def _wake(self, waitpoint_id: str) -> None:
         for run in await self._services.state.waiting_on_token(waitpoint_id):

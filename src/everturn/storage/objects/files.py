@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import weakref
 from pathlib import Path
 
 from anyio import to_thread
 
 from everturn.errors import Unavailable
-from everturn.storage.folders import make_folders, sync_folder
+from everturn.storage.folders import make_folders, replace_file, sync_folder
 from everturn.storage.objects.names import checked_name
 
 #: Object names never start with a dot, so this cannot be the folder of one.
@@ -75,16 +74,7 @@ class FileObjects:
 
 def _write(writing: Path, target: Path, data: bytes) -> None:
     make_folders(target.parent)
-    handle, temporary = tempfile.mkstemp(dir=writing)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(target, data, writing=writing)
     sync_folder(target.parent)
 
 
