@@ -417,6 +417,22 @@ class TestForms:
             PendingMessages(unconsumed="keep")  # type: ignore[arg-type]  # what is tested
 
 
+async def after_a_failed_turn(h: Any, *joined: dict[str, Any]) -> None:
+    """Start after the server failed a turn that these had joined: its partial answer names them."""
+    data = {"messageIds": [m["id"] for m in joined], "messages": [], "uiMessages": list(joined)}
+    await h.seed_in(user("first", "m1"), *joined)
+    await h.seed_out(
+        {"type": "start", "messageId": "a1"},
+        {"type": MARKER, "id": "x", "data": data},
+        {"type": "text-start", "id": "t"},
+        {"type": "text-delta", "id": "t", "delta": "so far"},
+        {"type": "text-end", "id": "t"},
+        {"type": "error", "errorText": "crashed"},
+        {"type": "trigger:turn-complete", "cursor": 0},
+    )
+    await h.start()
+
+
 class TestHistory:
     async def test_later_turns_and_runs_hear_the_message_at_its_place(self) -> None:
         """R-172, D-08."""
@@ -484,24 +500,9 @@ class TestHistory:
         model = TwoSteps()
         model.go_on.set()
         whole = [user("two", "m2")]
-        marker = {
-            "type": MARKER,
-            "id": "x",
-            "data": {"messageIds": ["m2"], "messages": [], "uiMessages": whole},
-        }
         agent = steered(model)
         async with mock_chat_agent(agent, preload=False, continuation=True, start=False) as h:
-            await h.seed_in(user("first", "m1"), *whole)
-            await h.seed_out(
-                {"type": "start", "messageId": "a1"},
-                marker,
-                {"type": "text-start", "id": "t"},
-                {"type": "text-delta", "id": "t", "delta": "so far"},
-                {"type": "text-end", "id": "t"},
-                {"type": "error", "errorText": "crashed"},
-                {"type": "trigger:turn-complete", "cursor": 0},
-            )
-            await h.start()
+            await after_a_failed_turn(h, *whole)
             await h.turn_after(6)
             await h.settled()
             snapshot = await h.get_snapshot()
@@ -515,24 +516,9 @@ class TestHistory:
         model = TwoSteps()
         model.go_on.set()
         both = [user("two", "m2"), user("three", "m3")]
-        marker = {
-            "type": MARKER,
-            "id": "x",
-            "data": {"messageIds": ["m2", "m3"], "messages": [], "uiMessages": both},
-        }
         agent = steered(model)
         async with mock_chat_agent(agent, preload=False, continuation=True, start=False) as h:
-            await h.seed_in(user("first", "m1"), *both)
-            await h.seed_out(
-                {"type": "start", "messageId": "a1"},
-                marker,
-                {"type": "text-start", "id": "t"},
-                {"type": "text-delta", "id": "t", "delta": "so far"},
-                {"type": "text-end", "id": "t"},
-                {"type": "error", "errorText": "crashed"},
-                {"type": "trigger:turn-complete", "cursor": 0},
-            )
-            await h.start()
+            await after_a_failed_turn(h, *both)
             turn = await h.turn_after(6)
             await h.settled()
             snapshot = await h.get_snapshot()
